@@ -1,0 +1,83 @@
+"""Gemma 2 and its engine.
+
+    from model import Engine, EngineConfig, SamplingParams
+
+The engine's classes bring torch along, so they are imported when they are first asked for: those
+who only read a job file or an error do not wait for it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    ChatError,
+    CheckpointError,
+    ConfigError,
+    EngineDeadError,
+    GemmarayError,
+    ParameterError,
+    PromptError,
+    TaskError,
+    TokenizerError,
+)
+from .outputs import (
+    ClassificationOutput,
+    Completion,
+    EmbeddingOutput,
+    Entity,
+    GenerationOutput,
+    LabelScore,
+    LogprobsOutput,
+    RequestOutput,
+    RequestUpdate,
+    TaggingOutput,
+    TokenDelta,
+    TokenLogprob,
+)
+from .params import EngineConfig, SamplingParams
+from .tasks import Classify, Embed, Generate, PromptLogprobs, ScoreLabels, TagTokens, Task
+
+if TYPE_CHECKING:
+    from .engine import Engine, EngineStats
+
+__all__ = [
+    "ChatError",
+    "CheckpointError",
+    "ClassificationOutput",
+    "Classify",
+    "Completion",
+    "ConfigError",
+    "Embed",
+    "EmbeddingOutput",
+    "Engine",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineStats",
+    "Entity",
+    "GemmarayError",
+    "Generate",
+    "GenerationOutput",
+    "LabelScore",
+    "LogprobsOutput",
+    "ParameterError",
+    "PromptError",
+    "PromptLogprobs",
+    "RequestOutput",
+    "RequestUpdate",
+    "SamplingParams",
+    "ScoreLabels",
+    "TagTokens",
+    "TaggingOutput",
+    "Task",
+    "TaskError",
+    "TokenDelta",
+    "TokenLogprob",
+    "TokenizerError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Engine", "EngineStats"}:
+        from . import engine  # noqa: PLC0415 - see above
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""One step's work as plain arrays: what the scheduler decided, ready for every rank.
+
+T tokens of S sequences lie end to end with no padding. A sequence's chunk of new tokens is its
+queries; its keys are everything it has cached and the chunk itself, found through page tables.
+There is one table per layer group, because sliding layers let go of pages that full layers keep.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+LayerKind = Literal["full_attention", "sliding_attention"]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """Where one layer group keeps the keys and values of this step's sequences.
+
+    Attributes:
+        slots: [T] the slot (page * page_size + offset) that each new token is written to.
+        tables: S arrays of page ids in the order of positions. Written before they are read: the
+            pages hold the chunk's own keys too.
+        first_key: [S] position of the first slot of each table's first page; 0 for full layers.
+    """
+
+    slots: Ints
+    tables: tuple[Ints, ...]
+    first_key: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """The tokens of one step.
+
+    Attributes:
+        token_ids: [T]
+        positions: [T] position of each token in its sequence, from 0.
+        query_lens: [S] new tokens of each sequence, at least 1.
+        key_lens: [S] tokens of each sequence including the new ones; the last new token of
+            sequence s stands at position key_lens[s] - 1.
+        groups: a layout for each kind of layer that the model has.
+        copies: (from, to) page pairs to copy, in this order, before anything is written.
+        logit_rows: [R] rows in [0, T) whose logits over the vocabulary are needed.
+    """
+
+    token_ids: Ints
+    positions: Ints
+    query_lens: Ints
+    key_lens: Ints
+    groups: dict[LayerKind, GroupLayout]
+    copies: tuple[tuple[int, int], ...] = ()
+    logit_rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))

@@ -1,0 +1,151 @@
+"""Settings that users write: checked when they are made, frozen afterwards."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import ParameterError
+
+DType = Literal["auto", "bfloat16", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+AttentionName = Literal["auto", "reference", "flash"]
+
+TokenId = Annotated[int, Field(ge=0)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+FLOAT16_REFUSED = (
+    "float16 is not supported: Gemma 2's activations overflow its range (65504) and answers turn "
+    "erratic; use bfloat16 or float32"
+)
+
+
+def one_line(error: ValidationError) -> str:
+    """Render pydantic's findings as `field: what is wrong, got value; ...` on one line."""
+    findings = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in {"missing", "value_error"} else f", got {item['input']!r}"
+        findings.append(f"{where}: {message}{got}" if where else message)
+    return "; ".join(findings)
+
+
+class Settings(BaseModel):
+    """A frozen, strict model: unknown fields, NaN and silent conversions are refused.
+
+    Raises ParameterError, on one line, where pydantic would raise its own ValidationError.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ParameterError(f"{type(self).__name__}: {one_line(error)}") from None
+
+
+class SamplingParams(Settings):
+    """How the tokens of one request are drawn, and where it ends.
+
+    Attributes:
+        max_tokens: at most this many tokens are generated.
+        min_tokens: no end token and no stop string ends the request before this many.
+        temperature: 0 is greedy; logits are divided by it otherwise.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens that holds this probability.
+        min_p: drop tokens whose probability is below min_p times the likeliest one's.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that occur in
+            the prompt or the output (Keskar et al. 2019, arXiv:1909.05858).
+        presence_penalty: subtracted once from the logit of each token in the output so far.
+        frequency_penalty: subtracted once per occurrence in the output so far.
+        seed: fixes the draws of this request whatever else is in the batch; None draws a new one.
+        stop: strings that end the request; they are cut from the text.
+        stop_token_ids: further tokens that end the request; they are kept out of the text.
+        ignore_eos: go on past the end tokens of the generation config.
+        n: independent answers to the same prompt; the prompt is computed once.
+        logprobs: also report the log-probabilities of each token and of the top this many; these
+            are the model's own, before penalties and temperature.
+        logit_bias: token id to a number that is added to its logit.
+    """
+
+    max_tokens: int = Field(default=128, ge=1)
+    min_tokens: int = Field(default=0, ge=0)
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0, le=10.0)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: tuple[str, ...] = Field(default=(), max_length=64)
+    stop_token_ids: tuple[TokenId, ...] = ()
+    ignore_eos: bool = False
+    n: int = Field(default=1, ge=1, le=128)
+    logprobs: int | None = Field(default=None, ge=0, le=100)
+    logit_bias: dict[TokenId, Bias] = Field(default_factory=dict)
+
+    @field_validator("stop", "stop_token_ids", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens ({self.min_tokens}) must be <= max_tokens ({self.max_tokens})"
+            )
+        if any(not text for text in self.stop):
+            raise ValueError("stop must not hold an empty string")
+        return self
+
+    @property
+    def greedy(self) -> bool:
+        """True when no random number is needed."""
+        return self.temperature == 0.0
+
+
+class EngineConfig(Settings):
+    """What an engine is built from.
+
+    Attributes:
+        checkpoint: a local folder, a hub id (`google/gemma-2-2b-it`) or `s3://bucket/prefix`.
+        revision: the branch, tag or commit of a hub id.
+        dtype: of weights, activations and KV cache; "auto" is what config.json says.
+        device: "auto" is CUDA where there is any.
+        tensor_parallel: ranks that share every layer; the others are child processes.
+        max_batch_tokens: tokens that one step computes at most, prefill and decode together; None
+            is 512 on a CPU (what its caches like) and 8192 on CUDA.
+        max_sequences: sequences that run at the same time at most.
+        max_model_len: longest prompt plus answer in tokens; None is the config's limit.
+        kv_cache_bytes: size of the KV cache of one rank; None takes a share of what is free.
+        page_size: tokens per KV page; None lets the attention backend choose.
+        attention: the attention backend.
+        threads: CPU threads of each rank; None leaves torch's own choice.
+    """
+
+    checkpoint: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: DType = "auto"
+    device: Device = "auto"
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    max_batch_tokens: int | None = Field(default=None, ge=16)
+    max_sequences: int = Field(default=256, ge=1)
+    max_model_len: int | None = Field(default=None, ge=2)
+    kv_cache_bytes: int | None = Field(default=None, ge=1 << 16)
+    page_size: int | None = Field(default=None, ge=1, le=4096)
+    attention: AttentionName = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _no_float16(cls, value: Any) -> Any:
+        if str(value).removeprefix("torch.") in {"float16", "half", "fp16"}:
+            raise ValueError(FLOAT16_REFUSED)
+        return value
