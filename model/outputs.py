@@ -45,22 +45,27 @@ class GenerationOutput:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
+        """Its tokens."""
         return self.completions[0].token_ids
 
     @property
     def text(self) -> str:
+        """Its text."""
         return self.completions[0].text
 
     @property
     def finish_reason(self) -> FinishReason:
+        """How it ended."""
         return self.completions[0].finish_reason
 
     @property
     def cumulative_logprob(self) -> float:
+        """The sum of its log-probabilities."""
         return self.completions[0].cumulative_logprob
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """Its log-probabilities, where they were asked for."""
         return self.completions[0].logprobs
 
 
