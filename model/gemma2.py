@@ -1,0 +1,294 @@
+"""Gemma 2: blocks, backbone and the three heads, on one rank of a tensor-parallel group.
+
+The arithmetic follows transformers' `models/gemma2/modeling_gemma2.py` (eager attention), to the
+rounding. Shape suffixes: T tokens of the step, R rows of them, D hidden, N query heads and K KV
+heads of this rank, H head size, V vocabulary, L labels.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionBackend
+from .batch import LayerKind, PackedBatch
+from .checkpoint import Shard
+from .config import ModelConfig
+from .errors import TaskError
+from .kv_cache import KVCache
+from .layers import (
+    ColumnParallelLinear,
+    GatedMLP,
+    LabelHead,
+    RMSNorm,
+    Rotary,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    rotate,
+)
+from .parallel import TensorParallel, heads_of_rank
+
+
+class LayerGroupPlan(NamedTuple):
+    """What all layers of one kind share in a step: the backend's plan, and [T] slots to write."""
+
+    attention: Any
+    slots_T: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What all layers share in a step."""
+
+    cos: Tensor
+    sin: Tensor
+    cache: KVCache
+    groups: Mapping[LayerKind, tuple[Any, Tensor]]
+    backend: AttentionBackend
+
+
+class Gemma2Attention(nn.Module):
+    """Grouped-query attention of one layer, with this rank's heads."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer_index: int,
+        tp: TensorParallel,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.layer_index = layer_index
+        self.kind = config.layer_types[layer_index]
+        self.head_dim = config.head_dim
+        self.scale = config.query_pre_attn_scalar**-0.5
+        self.softcap = config.attn_logit_softcapping
+        heads = heads_of_rank(config, tp.rank, tp.size)
+        self.num_query, self.num_kv = heads.num_query, heads.num_kv
+        q_width = config.num_attention_heads * config.head_dim
+        kv_width = config.num_key_value_heads * config.head_dim
+        q_part = _widen(heads.query, config.head_dim)
+        kv = (kv_width, _widen(heads.kv, config.head_dim))
+        self.qkv_proj = ColumnParallelLinear(
+            config.hidden_size,
+            {"q_proj": (q_width, q_part), "k_proj": kv, "v_proj": kv},
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+        self.o_proj = RowParallelLinear(
+            q_width,
+            config.hidden_size,
+            q_part,
+            tp,
+            bias=config.attention_bias,
+            dtype=dtype,
+            device=device,
+        )
+
+    def forward(self, x_TD: Tensor, step: _Step) -> Tensor:
+        """Write the step's keys and values, attend; [T, D] is whole on every rank."""
+        heads = self.qkv_proj(x_TD).unflatten(-1, (-1, self.head_dim))
+        rotated = rotate(heads[:, : -self.num_kv], step.cos, step.sin)
+        q_TNH, k_TKH = rotated[:, : self.num_query], rotated[:, self.num_query :]
+        v_TKH = heads[:, -self.num_kv :]
+        plan, slots_T = step.groups[self.kind]
+        step.cache.write(self.layer_index, k_TKH, v_TKH, slots_T)
+        k_pages, v_pages = step.cache.layer(self.layer_index)
+        out_TNH = step.backend.attend(
+            q_TNH, k_pages, v_pages, plan, scale=self.scale, softcap=self.softcap
+        )
+        out_TD: Tensor = self.o_proj(out_TNH.flatten(1))
+        return out_TD
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        yield from self.qkv_proj.shards(prefix)
+        yield from self.o_proj.shards(f"{prefix}.o_proj")
+
+
+class Gemma2Layer(nn.Module):
+    """Attention and MLP, each normed before and after: the branch is whole before its norm."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer_index: int,
+        tp: TensorParallel,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+
+        def norm() -> RMSNorm:
+            return RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=device)
+
+        self.input_layernorm = norm()
+        self.self_attn = Gemma2Attention(config, layer_index, tp, dtype, device)
+        self.post_attention_layernorm = norm()
+        self.pre_feedforward_layernorm = norm()
+        self.mlp = GatedMLP(
+            config.hidden_size, config.intermediate_size, tp, dtype=dtype, device=device
+        )
+        self.post_feedforward_layernorm = norm()
+
+    def forward(self, x_TD: Tensor, step: _Step) -> Tensor:
+        """Return the hidden states [T, D] after this layer."""
+        branch_TD = self.self_attn(self.input_layernorm(x_TD), step)
+        x_TD = x_TD + self.post_attention_layernorm(branch_TD)
+        branch_TD = self.mlp(self.pre_feedforward_layernorm(x_TD))
+        out_TD: Tensor = x_TD + self.post_feedforward_layernorm(branch_TD)
+        return out_TD
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        for name, module in self.named_children():
+            assert isinstance(module, RMSNorm | Gemma2Attention | GatedMLP)
+            yield from module.shards(f"{prefix}.{name}")
+
+
+class Gemma2(nn.Module):
+    """One rank's Gemma 2, with the head that its checkpoint has.
+
+    Parameters are allocated and left for `checkpoint.load` to fill, through `shards`.
+
+    Raises:
+        ParameterError: the model can't be cut into this many ranks.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tp = tp
+        self.dtype = dtype
+        self.device = device
+        # Rounded, as in training: sqrt(3072) = 55.4256 is 55.5 in bfloat16. See
+        # https://github.com/huggingface/transformers/pull/29402
+        self.embed_scale = torch.tensor(config.hidden_size**0.5, dtype=dtype).item()
+        vocab = (config.vocab_size, config.hidden_size, tp)
+        self.embed_tokens = VocabParallelEmbedding(*vocab, dtype=dtype, device=device)
+        self.rotary = Rotary(config.head_dim, config.rope_theta, device)
+        self.layers = nn.ModuleList(
+            Gemma2Layer(config, i, tp, dtype, device) for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype=dtype, device=device)
+        self.lm_head: VocabParallelEmbedding | None = None
+        self.score_head: LabelHead | None = None
+        if config.architecture != "causal_lm":
+            has_bias = config.architecture == "token_classification"
+            self.score_head = LabelHead(
+                config.hidden_size, len(config.labels), bias=has_bias, dtype=dtype, device=device
+            )
+        elif config.tie_word_embeddings:
+            self.lm_head = self.embed_tokens
+        else:
+            self.lm_head = VocabParallelEmbedding(*vocab, dtype=dtype, device=device)
+
+    def plan(
+        self, batch: PackedBatch, backend: AttentionBackend, page_size: int
+    ) -> dict[LayerKind, LayerGroupPlan]:
+        """Prepare one step's attention for each kind of layer that the model has."""
+        plans: dict[LayerKind, LayerGroupPlan] = {}
+        for kind, layout in batch.groups.items():
+            window = self.config.sliding_window if kind == "sliding_attention" else None
+            plans[kind] = LayerGroupPlan(
+                backend.plan(batch, layout, page_size, window, self.device),
+                torch.from_numpy(layout.slots).to(self.device),
+            )
+        return plans
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        token_ids_T: Tensor,
+        positions_T: Tensor,
+        cache: KVCache,
+        layouts: Mapping[LayerKind, tuple[Any, Tensor]],
+        backend: AttentionBackend,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the backbone over the packed tokens of one step.
+
+        Args:
+            token_ids_T: int64, each below vocab_size.
+            positions_T: int64, of each token in its sequence.
+            cache: keys and values; the step's own are added to it.
+            layouts: what `plan` returned, by kind of layer.
+            backend: that made the plans.
+            collect: is given every hidden state [T, D]: the scaled embeddings, the output of each
+                layer but the last, and the result.
+
+        Returns:
+            [T, D] hidden states after the final norm, in the model's dtype, whole on every rank.
+        """
+        cos, sin = self.rotary.angles(positions_T, self.dtype)
+        step = _Step(cos, sin, cache, layouts, backend)
+        x_TD: Tensor = self.embed_tokens(token_ids_T) * self.embed_scale
+        for layer in self.layers:
+            if collect is not None:
+                collect.append(x_TD)
+            x_TD = layer(x_TD, step)
+        x_TD = self.norm(x_TD)
+        if collect is not None:
+            collect.append(x_TD)
+        return x_TD
+
+    @torch.inference_mode()
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Return soft-capped logits [R, V] in the model's dtype, whole on every rank.
+
+        Raises:
+            TaskError: the checkpoint has a classification head instead.
+        """
+        if self.lm_head is None:
+            raise TaskError(
+                f"a {self.config.architecture} checkpoint has no language-model head; "
+                "use a causal LM checkpoint to generate or to score texts"
+            )
+        logits_RV = self.lm_head.project(hidden_RD)
+        cap = self.config.final_logit_softcapping
+        if cap is not None:
+            logits_RV.div_(cap).tanh_().mul_(cap)
+        return self.lm_head.gather(logits_RV)
+
+    @torch.inference_mode()
+    def score(self, hidden_RD: Tensor) -> Tensor:
+        """Return the classification head's outputs [R, L] in the model's dtype, on every rank.
+
+        Raises:
+            TaskError: the checkpoint has no classification head.
+        """
+        if self.score_head is None:
+            raise TaskError(
+                "a causal LM checkpoint has no classification head; use a sequence or token "
+                "classification checkpoint, or score labels by their likelihood"
+            )
+        logits_RL: Tensor = self.score_head(hidden_RD)
+        return logits_RL
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield every tensor that the checkpoint must have, and where this rank's part goes."""
+        yield from self.embed_tokens.shards("model.embed_tokens")
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, Gemma2Layer)
+            yield from layer.shards(f"model.layers.{i}")
+        yield from self.norm.shards("model.norm")
+        if self.lm_head is not None and self.lm_head is not self.embed_tokens:
+            yield from self.lm_head.shards("lm_head")
+        if self.score_head is not None:
+            yield from self.score_head.shards("score")
+
+    def ignorable(self) -> set[str]:
+        """Name the tensors that a checkpoint may have though this model does not use them."""
+        own_head = self.lm_head is not None and self.lm_head is not self.embed_tokens
+        return set() if own_head else {"lm_head.weight"}
+
+
+def _widen(heads: slice, head_dim: int) -> slice:
+    """Turn a range of heads into the range of their features."""
+    return slice(heads.start * head_dim, heads.stop * head_dim)

@@ -1,0 +1,256 @@
+"""The layers of Gemma 2 around its attention, cut over tensor-parallel ranks.
+
+Shape suffixes: T tokens, R rows of them, D hidden, F this rank's feed-forward width, N query
+heads, K KV heads, H head size, V vocabulary, L labels. Every rounding is where transformers'
+`models/gemma2/modeling_gemma2.py` has it, so that bfloat16 results stay as close to its as the
+matmuls allow.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .checkpoint import Shard
+from .parallel import TensorParallel, even_slice, vocab_of_rank
+
+ALL = slice(None)
+
+
+def empty_parameter(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
+    """Allocate a parameter for a checkpoint to fill; it is never trained."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (1 + weight), in float32 and rounded once.
+
+    The one rounding, after the weight, is Gemma's: Llama rounds before it. See
+    https://github.com/huggingface/transformers/pull/29402
+    """
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = empty_parameter(size, dtype=dtype, device=device)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Norm each row of [T, D]."""
+        y_TD = x_TD.float()
+        scale_T1 = y_TD.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        y_TD = y_TD * scale_T1
+        return y_TD.mul_(1.0 + self.weight.float()).to(x_TD.dtype)
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        yield Shard(f"{prefix}.weight", tuple(self.weight.shape), (ALL,), self.weight)
+
+
+class Rotary:
+    """Rotary position embedding in its half-split form (Su et al. 2021, arXiv:2104.09864).
+
+    Frequencies are float32 whatever the model's dtype: in bfloat16, positions past 256 collide.
+    """
+
+    def __init__(self, head_dim: int, theta: float, device: torch.device) -> None:
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim
+        self.inv_freq = (1.0 / theta**exponents).to(device)
+
+    def angles(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cos and sin, each [T, 1, H/2], rounded to `dtype`; once per step."""
+        angles = positions_T[:, None, None].float() * self.inv_freq
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x_TNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + H/2]) by its position's angle; cos and sin as of `angles`."""
+    left, right = x_TNH.chunk(2, dim=-1)
+    out = torch.empty_like(x_TNH, memory_format=torch.contiguous_format)
+    out_left, out_right = out.chunk(2, dim=-1)
+    torch.mul(left, cos, out=out_left).sub_(right * sin)
+    torch.mul(right, cos, out=out_right).add_(left * sin)
+    return out
+
+
+class ColumnParallelLinear(nn.Module):
+    """Several projections of one input as one matmul; each rank holds a part of each one's outputs.
+
+    Args:
+        in_features: width of the input, whole on every rank.
+        projections: by its name in the checkpoint, each one's width and which of its outputs this
+            rank holds.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        projections: dict[str, tuple[int, slice]],
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.projections = projections
+        self.widths = [part.stop - part.start for _, part in projections.values()]
+        width = sum(self.widths)
+        self.weight = empty_parameter(width, in_features, dtype=dtype, device=device)
+        self.bias = empty_parameter(width, dtype=dtype, device=device) if bias else None
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return the projections' outputs side by side: [T, sum of this rank's widths]."""
+        return functional.linear(x_TD, self.weight, self.bias)
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        start = 0
+        for (name, (full, part)), width in zip(self.projections.items(), self.widths, strict=True):
+            stop = start + width
+            shape = (full, self.weight.shape[1])
+            yield Shard(f"{prefix}.{name}.weight", shape, (part, ALL), self.weight[start:stop])
+            if self.bias is not None:
+                yield Shard(f"{prefix}.{name}.bias", (full,), (part,), self.bias[start:stop])
+            start = stop
+
+
+class RowParallelLinear(nn.Module):
+    """A projection whose input is cut over the ranks: partial products, summed over the ranks."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        part: slice,
+        tp: TensorParallel,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.part = part
+        self.tp = tp
+        width = part.stop - part.start
+        self.weight = empty_parameter(out_features, width, dtype=dtype, device=device)
+        self.bias = empty_parameter(out_features, dtype=dtype, device=device) if bias else None
+
+    def forward(self, x_TF: Tensor) -> Tensor:
+        """Project this rank's [T, F] of the input; the sum [T, D] is whole on every rank."""
+        bias = self.bias if self.tp.rank == 0 else None  # once in the sum
+        return self.tp.all_reduce(functional.linear(x_TF, self.weight, bias))
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        out_features = self.weight.shape[0]
+        shape = (out_features, self.in_features)
+        yield Shard(f"{prefix}.weight", shape, (ALL, self.part), self.weight)
+        if self.bias is not None:
+            yield Shard(f"{prefix}.bias", (out_features,), (ALL,), self.bias)
+
+
+class GatedMLP(nn.Module):
+    """down(gelu_tanh(gate(x)) * up(x)), cut over the ranks by feed-forward units."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        tp: TensorParallel,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        part = even_slice(intermediate_size, tp.rank, tp.size)
+        self.gate_up_proj = ColumnParallelLinear(
+            hidden_size,
+            {"gate_proj": (intermediate_size, part), "up_proj": (intermediate_size, part)},
+            bias=False,
+            dtype=dtype,
+            device=device,
+        )
+        self.down_proj = RowParallelLinear(
+            intermediate_size, hidden_size, part, tp, bias=False, dtype=dtype, device=device
+        )
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """Return [T, D], whole on every rank."""
+        gate_TF, up_TF = self.gate_up_proj(x_TD).chunk(2, dim=-1)
+        h_TF = functional.gelu(gate_TF, approximate="tanh").mul_(up_TF)
+        out_TD: Tensor = self.down_proj(h_TF)
+        return out_TD
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        yield from self.gate_up_proj.shards(prefix)
+        yield from self.down_proj.shards(f"{prefix}.down_proj")
+
+
+class VocabParallelEmbedding(nn.Module):
+    """A table with a row per token, cut over the ranks: input embedding and output head.
+
+    Each rank has the same number of rows; those past the vocabulary's end are zero.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        tp: TensorParallel,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.tp = tp
+        self.share = vocab_of_rank(vocab_size, tp.rank, tp.size)
+        self.weight = empty_parameter(self.share.padded, hidden_size, dtype=dtype, device=device)
+        self.weight[self.share.size :].zero_()
+
+    def forward(self, ids_T: Tensor) -> Tensor:
+        """Look up [T] ids of the whole vocabulary, giving [T, D]."""
+        if self.tp.size == 1:
+            return functional.embedding(ids_T, self.weight)
+        rows = self.share.rows
+        elsewhere_T = (ids_T < rows.start) | (ids_T >= rows.stop)
+        local_T = (ids_T - rows.start).masked_fill_(elsewhere_T, 0)
+        x_TD = functional.embedding(local_T, self.weight)
+        return self.tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0.0))
+
+    def project(self, x_RD: Tensor) -> Tensor:
+        """Return x's products with this rank's rows: [R, rows]; see `gather`."""
+        return functional.linear(x_RD, self.weight)
+
+    def gather(self, logits_RV: Tensor) -> Tensor:
+        """Join every rank's [R, rows] to [R, V] on each of them."""
+        return self.tp.all_gather_last(logits_RV)[:, : self.vocab_size]
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        shape = (self.vocab_size, self.weight.shape[1])
+        target = self.weight[: self.share.size]
+        yield Shard(f"{prefix}.weight", shape, (self.share.rows, ALL), target)
+
+
+class LabelHead(nn.Module):
+    """A linear layer from hidden states to labels, the same on every rank."""
+
+    def __init__(
+        self, hidden_size: int, labels: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.weight = empty_parameter(labels, hidden_size, dtype=dtype, device=device)
+        self.bias = empty_parameter(labels, dtype=dtype, device=device) if bias else None
+
+    def forward(self, x_RD: Tensor) -> Tensor:
+        """Return [R, L] outputs, neither capped nor normalised."""
+        return functional.linear(x_RD, self.weight, self.bias)
+
+    def shards(self, prefix: str) -> Iterator[Shard]:
+        """Yield what the checkpoint has under this prefix."""
+        yield Shard(f"{prefix}.weight", tuple(self.weight.shape), (ALL, ALL), self.weight)
+        if self.bias is not None:
+            yield Shard(f"{prefix}.bias", tuple(self.bias.shape), (ALL,), self.bias)
