@@ -1,0 +1,271 @@
+"""What drives the model: requests in, one forward pass per step, updates out. No threads."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from model.config import ModelConfig
+from model.errors import ParameterError, PromptError
+from model.hybrid_cache import HybridCache
+from model.locate import locate
+from model.outputs import RequestUpdate
+from model.params import EngineConfig
+from model.tasks import Task
+from model.tokenizer import GemmaTokenizer, load_tokenizer
+
+from .executor import Executor, InProcess, RankGroup
+from .memory import count_pages, most_pages
+from .readers import PromptReader
+from .request import Prompt, Request, RequestFactory
+from .runner import RankSetup
+from .scheduler import Scheduler
+from .sequence import Admission
+from .sequence import Sequence as EngineSequence
+from .step import StepPlan, pack
+
+CPU_BATCH_TOKENS = 512
+CUDA_BATCH_TOKENS = 8192
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """What an engine has done since it was built.
+
+    Attributes:
+        steps: forward passes.
+        prompt_tokens: prompt tokens computed.
+        output_tokens: tokens drawn.
+        finished: requests that ended.
+    """
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    finished: int = 0
+
+
+class EngineCore:
+    """A loaded checkpoint behind continuous batching. Not thread-safe: one thread drives it.
+
+    Raises on construction: as `Engine`.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        folder = locate(config.checkpoint, config.revision)
+        self.config = config
+        self.model_config = ModelConfig.from_folder(folder)
+        self.tokenizer: GemmaTokenizer | None = load_tokenizer(folder)
+        self.stats = EngineStats()
+        self._requests: dict[str, Request] = {}
+        self._names = (f"request-{number}" for number in itertools.count())
+        setup = RankSetup(
+            folder=folder,
+            config=self.model_config,
+            dtype=self.model_config.compute_dtype(config.dtype),
+            device_type=_device_type(config),
+            attention=config.attention,
+            page_size=config.page_size,
+            threads=config.threads,
+        )
+        self.dtype = setup.dtype
+        self.max_model_len = min(
+            config.max_model_len or self.model_config.max_position_embeddings,
+            self.model_config.max_position_embeddings,
+        )
+        size = config.tensor_parallel
+        self._executor: Executor = RankGroup(setup, size) if size > 1 else InProcess(setup)
+        self._closed = False
+        try:
+            self._scheduler = self._make_scheduler(setup)
+        except BaseException:
+            self.close()
+            raise
+        self._factory = RequestFactory(
+            self.model_config,
+            self.tokenizer,
+            self.max_model_len,
+            random.Random(),  # noqa: S311
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute anything."""
+        return self._scheduler.has_work
+
+    @property
+    def running(self) -> int:
+        """Requests that hold pages."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for pages."""
+        return len(self._scheduler.waiting)
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Raise TaskError if this checkpoint can't do one of the tasks."""
+        self._factory.check(tasks)
+
+    def add_request(
+        self,
+        prompt: Prompt,
+        tasks: Sequence[Task],
+        *,
+        request_id: str | None = None,
+        stream: bool = False,
+    ) -> str:
+        """Queue a request; its output comes with a later step's updates.
+
+        Args:
+            prompt: as for `generate`.
+            tasks: what to compute, each kind at most once; the prompt is computed once for all.
+            request_id: a name of one's own; it must not be in use.
+            stream: report every token as it is drawn.
+
+        Returns:
+            The request's id.
+
+        Raises:
+            PromptError: the prompt is empty, too long, malformed, or needs more than the cache.
+            TaskError: the checkpoint can't do it.
+            ParameterError: the id is in use, or the tasks contradict each other.
+        """
+        request_id = request_id if request_id is not None else next(self._names)
+        if request_id in self._requests:
+            raise ParameterError(f"request id {request_id!r} is in use")
+        tokens = self._factory.encode(prompt)
+        request = self._factory.make(request_id, tokens, tasks, stream=stream)
+        self._scheduler.add(self._admission(request))
+        self._requests[request_id] = request
+        return request_id
+
+    def step(self) -> list[RequestUpdate]:
+        """Compute one step and say what it did for whom; empty when there is nothing to do.
+
+        Raises:
+            EngineDeadError: a rank died; this engine is of no more use.
+        """
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return []
+        plan, row = StepPlan(), 0
+        for chunk in chunks:
+            chunk.sequence.reader.want(plan, chunk, row)
+            row += chunk.count
+        batch = pack(chunks, self._scheduler.cache, plan.logit_rows)
+        hidden, logits = self._executor.run(batch)
+        plan.settle(hidden, logits, self._executor.runner.head)
+        self.stats.steps += 1
+        self.stats.output_tokens += plan.num_draws
+        for chunk in chunks:
+            if isinstance(chunk.sequence.reader, PromptReader):
+                self.stats.prompt_tokens += chunk.count
+            self._scheduler.cache.trim(chunk.sequence.cache)
+            if chunk.last:
+                self._scheduler.advance(chunk.sequence)
+        return self._updates(dict.fromkeys(chunk.sequence.request_id for chunk in chunks))
+
+    def abort(self, request_id: str) -> bool:
+        """Forget a request and free what it holds; False if it is not known (any more)."""
+        self._scheduler.drop(request_id)
+        return self._requests.pop(request_id, None) is not None
+
+    def check_integrity(self) -> None:
+        """Assert that scheduler, page tables and pool agree; for tests, after any step."""
+        self._scheduler.check_integrity()
+
+    def close(self) -> None:
+        """End the other ranks. The engine can't be used afterwards."""
+        if not self._closed:
+            self._closed = True
+            self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _make_scheduler(self, setup: RankSetup) -> Scheduler:
+        runner = self._executor.runner
+        on_cuda = setup.device_type == "cuda"
+        tokens = self.config.max_batch_tokens or (
+            CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS
+        )
+        windows = {
+            kind: self.model_config.sliding_window if kind == "sliding_attention" else None
+            for kind in dict.fromkeys(self.model_config.layer_types)
+        }
+        sizing = HybridCache(0, runner.page_size, windows)
+        num_pages = count_pages(
+            self.config.kv_cache_bytes,
+            runner.bytes_per_page,
+            runner.device,
+            most_pages(sizing, self.config.max_sequences, self.max_model_len, tokens),
+            sizing.demand(min(tokens, self.max_model_len), tokens, ()),
+        )
+        self._executor.allocate(num_pages)
+        cache = HybridCache(num_pages, runner.page_size, windows)
+        return Scheduler(cache, tokens, self.config.max_sequences)
+
+    def _admission(self, request: Request) -> Admission:
+        scheduler = self._scheduler
+        cache, lengths = scheduler.cache, request.branch_lengths()
+        pages = cache.demand(len(request.prompt), scheduler.max_batch_tokens, lengths)
+        width = max(1, len(lengths))
+        if pages > cache.pool.num_pages:
+            raise PromptError(
+                f"{len(request.prompt)} prompt tokens and what follows need {pages} KV pages, the "
+                f"cache holds {cache.pool.num_pages}: raise kv_cache_bytes or ask for fewer tokens"
+            )
+        if width > scheduler.max_sequences:
+            raise PromptError(
+                f"the request branches into {width} sequences, the engine runs "
+                f"{scheduler.max_sequences}: raise max_sequences or ask for fewer answers or labels"
+            )
+        sequence = EngineSequence(
+            request.request_id,
+            list(request.prompt),
+            cache.new_sequence(),
+            PromptReader(request.readers),
+        )
+        return Admission(request.request_id, sequence, pages, width)
+
+    def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
+        updates = []
+        for request_id in request_ids:
+            request = self._requests[request_id]
+            done = request_id not in self._scheduler.running
+            deltas = request.deltas()
+            if not done and not deltas:
+                continue
+            output = request.result() if done else None
+            if done:
+                del self._requests[request_id]
+                self.stats.finished += 1
+            updates.append(RequestUpdate(request_id, deltas, output))
+        return updates
+
+
+def _device_type(config: EngineConfig) -> str:
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ParameterError("device is cuda, but torch sees no CUDA device: use cpu or auto")
+    if config.device == "cpu" or not available:
+        return "cpu"
+    if config.tensor_parallel > torch.cuda.device_count():
+        raise ParameterError(
+            f"tensor_parallel is {config.tensor_parallel}, but there are "
+            f"{torch.cuda.device_count()} CUDA devices"
+        )
+    return "cuda"

@@ -1,0 +1,109 @@
+"""The engine as people use it: a list of prompts in, a list of results out."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from model.errors import ParameterError, PromptError
+from model.outputs import (
+    ClassificationOutput,
+    EmbeddingOutput,
+    GenerationOutput,
+    LogprobsOutput,
+    TaggingOutput,
+    TaskOutput,
+)
+from model.params import SamplingParams
+from model.tasks import Classify, Embed, Generate, Normalize, Pooling, PromptLogprobs, Task
+
+from .core import EngineCore
+from .request import Prompt
+
+Output = TypeVar("Output", bound=TaskOutput)
+
+
+class Engine(EngineCore):
+    """Gemma 2 behind continuous batching.
+
+    Not thread-safe: one thread drives it. `generate` and its siblings run a list of prompts to the
+    end; `add_request`, `step` and `abort` are for those who feed it as they go.
+
+    Raises on construction:
+        CheckpointError, ConfigError, TokenizerError: what the checkpoint lacks or asks for.
+        ParameterError: settings that this machine or this checkpoint can't meet.
+        EngineDeadError: a rank of a tensor-parallel group did not start.
+    """
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[GenerationOutput]:
+        """Continue each prompt.
+
+        Args:
+            prompts: texts (taken as they are, behind one <bos>), lists of token ids, or lists of
+                messages (through the chat template).
+            params: one for all, or one for each; None is SamplingParams().
+
+        Raises:
+            PromptError: a prompt is empty, too long or malformed; names its position.
+        """
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(prompts)
+        if len(params) != len(prompts):
+            raise ParameterError(f"{len(prompts)} prompts but {len(params)} SamplingParams")
+        return self._run(prompts, [Generate(p) for p in params], GenerationOutput)
+
+    def classify(self, prompts: Sequence[Prompt]) -> list[ClassificationOutput]:
+        """Score each prompt with the checkpoint's sequence classification head."""
+        return self._run(prompts, [Classify()] * len(prompts), ClassificationOutput)
+
+    def score_labels(
+        self, prompts: Sequence[Prompt], labels: Sequence[str], normalize: Normalize = "sum"
+    ) -> list[ClassificationOutput]:
+        """Give each prompt the probability of each label as its continuation, over the labels."""
+        task = self._factory.label_task(labels, normalize)
+        return self._run(prompts, [task] * len(prompts), ClassificationOutput)
+
+    def tag_tokens(self, texts: Sequence[str]) -> list[TaggingOutput]:
+        """Find labelled spans in each text with the token classification head."""
+        encoded = [self._factory.tag_task(text) for text in texts]
+        prompts = [ids for ids, _ in encoded]
+        return self._run(prompts, [task for _, task in encoded], TaggingOutput)
+
+    def embed(
+        self, prompts: Sequence[Prompt], *, pooling: Pooling = "last", normalize: bool = True
+    ) -> list[EmbeddingOutput]:
+        """Pool the final hidden states of each prompt to a vector."""
+        return self._run(prompts, [Embed(pooling, normalize)] * len(prompts), EmbeddingOutput)
+
+    def logprobs(self, prompts: Sequence[Prompt]) -> list[LogprobsOutput]:
+        """Give the log-probability of every token of each prompt."""
+        return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput)
+
+    def _run(
+        self, prompts: Sequence[Prompt], tasks: Sequence[Task], kind: type[Output]
+    ) -> list[Output]:
+        """Compute one task on each prompt, all of them accepted before the first step."""
+        if isinstance(prompts, str):
+            raise ParameterError("prompts is a list: put the single prompt into one")
+        if self.has_work:
+            raise ParameterError("requests added by add_request are in progress: end those first")
+        order: dict[str, int] = {}
+        try:
+            for index, (prompt, task) in enumerate(zip(prompts, tasks, strict=True)):
+                try:
+                    order[self.add_request(prompt, [task])] = index
+                except PromptError as error:
+                    raise type(error)(f"prompts[{index}]: {error}") from None
+            results: list[Output | None] = [None] * len(prompts)
+            while order:
+                for update in self.step():
+                    if update.output is not None and update.request_id in order:
+                        result = update.output.results[0]
+                        assert isinstance(result, kind)
+                        results[order.pop(update.request_id)] = result
+        finally:
+            for request_id in order:
+                self.abort(request_id)
+        return [result for result in results if result is not None]

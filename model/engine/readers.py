@@ -1,0 +1,268 @@
+"""What each task wants of a prompt, and what it makes of the values: one reader per task."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from model.outputs import (
+    ClassificationOutput,
+    EmbeddingOutput,
+    GenerationOutput,
+    LabelScore,
+    LogprobsOutput,
+    TaggingOutput,
+    TaskOutput,
+)
+from model.pooling import Scores, entities_of, last_real_position
+from model.tasks import ScoreLabels, TagTokens
+
+from .completion import CompletionReader
+from .sequence import Chunk, Continuation
+from .step import StepPlan
+
+
+class TaskReader(Protocol):
+    """Reads a prompt for one task, and names what has to be computed after it."""
+
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        """Ask for rows of a chunk of the prompt."""
+
+    def branches(self) -> list[Continuation]:
+        """Name the continuations of the prompt, once it is computed."""
+
+    def branch_lengths(self) -> list[int]:
+        """Return the most tokens that each continuation stores, before anything is computed."""
+
+    def result(self) -> TaskOutput:
+        """Return the output, once everything is computed."""
+
+
+class PromptReader:
+    """Reads a prompt for all tasks of a request."""
+
+    def __init__(self, tasks: Sequence[TaskReader]) -> None:
+        self.tasks = tasks
+
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        """Let every task ask."""
+        for task in self.tasks:
+            task.want(plan, chunk, row)
+
+    def continuations(self) -> list[Continuation]:
+        """Go on with whatever any task needs after the prompt."""
+        return [branch for task in self.tasks for branch in task.branches()]
+
+
+class _PromptOnly(TaskReader):
+    """A task that needs nothing after the prompt."""
+
+    @override
+    def branches(self) -> list[Continuation]:
+        return []
+
+    @override
+    def branch_lengths(self) -> list[int]:
+        return []
+
+
+class GenerateReader(TaskReader):
+    """Draws the first token of each completion; they go on by themselves."""
+
+    def __init__(self, prompt_tokens: int, completions: Sequence[CompletionReader]) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completions = completions
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        for completion in self.completions:
+            completion.want(plan, chunk, row)
+
+    @override
+    def branches(self) -> list[Continuation]:
+        return [go_on for completion in self.completions for go_on in completion.continuations()]
+
+    @override
+    def branch_lengths(self) -> list[int]:
+        # The token drawn last is never computed.
+        return [completion.limit - 1 for completion in self.completions if completion.limit > 1]
+
+    @override
+    def result(self) -> GenerationOutput:
+        return GenerationOutput(self.prompt_tokens, tuple(c.result() for c in self.completions))
+
+
+class _LabelReader:
+    """Computes a label of several tokens after the prompt: the likelihood of all but the first."""
+
+    def __init__(self, label: Sequence[int], logprobs: list[float]) -> None:
+        self._label = label
+        self._logprobs = logprobs
+        self._seen = 0
+
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        """Ask how likely each next token of the label is."""
+        for offset in range(chunk.count):
+            self._seen += 1
+            plan.logprobs(row + offset, (self._label[self._seen],), self._logprobs.extend)
+
+    def continuations(self) -> list[Continuation]:
+        """Nothing follows a label."""
+        return []
+
+
+class ScoreLabelsReader(TaskReader):
+    """Computes log p(label | prompt) for every label, sharing the prompt."""
+
+    def __init__(self, prompt_tokens: int, task: ScoreLabels) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.task = task
+        self._logprobs: list[list[float]] = [[] for _ in task.labels]
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        if chunk.last:
+            first = [label[0] for label in self.task.label_ids]
+            plan.logprobs(row + chunk.count - 1, first, self._take_first)
+
+    @override
+    def branches(self) -> list[Continuation]:
+        return [
+            (_LabelReader(label, logprobs), list(label[:-1]))
+            for label, logprobs in zip(self.task.label_ids, self._logprobs, strict=True)
+            if len(label) > 1
+        ]
+
+    @override
+    def branch_lengths(self) -> list[int]:
+        return [len(label) - 1 for label in self.task.label_ids if len(label) > 1]
+
+    @override
+    def result(self) -> ClassificationOutput:
+        lengths = [
+            len(label) if self.task.normalize == "mean" else 1 for label in self.task.label_ids
+        ]
+        totals = [math.fsum(values) / n for values, n in zip(self._logprobs, lengths, strict=True)]
+        probabilities = torch.tensor(totals, dtype=torch.float64).softmax(0).tolist()
+        return _classification(self.prompt_tokens, self.task.labels, probabilities, totals)
+
+    def _take_first(self, values: list[float]) -> None:
+        for logprobs, value in zip(self._logprobs, values, strict=True):
+            logprobs.append(value)
+
+
+class ClassifyReader(_PromptOnly):
+    """Reads the sequence classification head at the rightmost token that is not pad."""
+
+    def __init__(self, prompt: Sequence[int], pad_id: int | None, scores: Scores) -> None:
+        self.prompt_tokens = len(prompt)
+        self._position = last_real_position(prompt, pad_id)
+        self._scores = scores
+        self._logits: list[float] = []
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        if chunk.start <= self._position < chunk.start + chunk.count:
+            plan.head(row + self._position - chunk.start, 1, self._take)
+
+    @override
+    def result(self) -> ClassificationOutput:
+        logits = torch.tensor(self._logits)
+        probabilities = self._scores.of(logits).tolist()
+        return _classification(self.prompt_tokens, self._scores.labels, probabilities, self._logits)
+
+    def _take(self, logits: Tensor) -> None:
+        self._logits = logits[0].float().tolist()
+
+
+class TagReader(_PromptOnly):
+    """Reads the token classification head at every position."""
+
+    def __init__(self, prompt_tokens: int, task: TagTokens, scores: Scores) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.task = task
+        self._scores = scores
+        self._logits: list[Tensor] = []
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        plan.head(row, chunk.count, self._take)
+
+    @override
+    def result(self) -> TaggingOutput:
+        best, indices = torch.cat(self._logits).softmax(-1).max(-1)
+        labels = tuple(self._scores.labels[index] for index in indices.tolist())
+        scores = tuple(best.tolist())
+        return TaggingOutput(
+            prompt_tokens=self.prompt_tokens,
+            entities=entities_of(labels, scores, self.task.offsets, self.task.text),
+            token_labels=labels,
+            token_scores=scores,
+        )
+
+    def _take(self, logits: Tensor) -> None:
+        self._logits.append(logits.float().cpu())
+
+
+class EmbedReader(_PromptOnly):
+    """Pools the final hidden states to one vector: the last one, or their mean."""
+
+    def __init__(self, prompt_tokens: int, *, mean: bool, normalize: bool) -> None:
+        self.prompt_tokens = prompt_tokens
+        self._mean = mean
+        self._normalize = normalize
+        self._sum: Tensor | None = None
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        if self._mean:
+            plan.hidden(row, chunk.count, self._take)
+        elif chunk.last:
+            plan.hidden(row + chunk.count - 1, 1, self._take)
+
+    @override
+    def result(self) -> EmbeddingOutput:
+        assert self._sum is not None
+        vector = self._sum / self.prompt_tokens if self._mean else self._sum
+        if self._normalize:
+            vector = torch.nn.functional.normalize(vector, dim=0)
+        return EmbeddingOutput(self.prompt_tokens, tuple(vector.tolist()))
+
+    def _take(self, hidden: Tensor) -> None:
+        total = hidden.float().sum(0).cpu()
+        self._sum = total if self._sum is None else self._sum + total
+
+
+class LogprobsReader(_PromptOnly):
+    """Reports the log-probability of each prompt token given those before it."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.prompt = prompt
+        self._logprobs: list[float] = []
+
+    @override
+    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
+        for offset in range(chunk.count):
+            following = chunk.start + offset + 1
+            if following < len(self.prompt):
+                plan.logprobs(row + offset, (self.prompt[following],), self._logprobs.extend)
+
+    @override
+    def result(self) -> LogprobsOutput:
+        return LogprobsOutput(len(self.prompt), tuple(self.prompt), (None, *self._logprobs))
+
+
+def _classification(
+    prompt_tokens: int, labels: Sequence[str], scores: Sequence[float], logits: Sequence[float]
+) -> ClassificationOutput:
+    best = max(range(len(labels)), key=scores.__getitem__)
+    return ClassificationOutput(
+        prompt_tokens=prompt_tokens,
+        label=labels[best],
+        score=scores[best],
+        scores=tuple(LabelScore(*pair) for pair in zip(labels, scores, strict=True)),
+        logits=tuple(logits),
+    )

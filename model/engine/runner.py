@@ -1,0 +1,106 @@
+"""One rank's share of a step: its slice of the model, its pages, its part of the collectives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.attention import choose
+from model.batch import PackedBatch
+from model.checkpoint import load
+from model.config import ModelConfig
+from model.gemma2 import Gemma2
+from model.kv_cache import KVCache
+from model.parallel import TensorParallel, heads_of_rank
+from model.params import AttentionName
+
+
+@dataclass(frozen=True, slots=True)
+class RankSetup:
+    """What a rank is built from; the same for all of them, and small enough to send.
+
+    Attributes:
+        folder: the local checkpoint.
+        config: its config.
+        dtype: "bfloat16" or "float32".
+        device_type: "cpu" or "cuda"; rank r takes CUDA device r.
+        attention: the attention backend.
+        page_size: tokens per page, or None for the backend's choice.
+        threads: CPU threads, or None for torch's choice.
+    """
+
+    folder: Path
+    config: ModelConfig
+    dtype: str
+    device_type: str
+    attention: AttentionName
+    page_size: int | None
+    threads: int | None
+
+    def device(self, rank: int) -> torch.device:
+        """Return the device of a rank."""
+        return torch.device("cuda", rank) if self.device_type == "cuda" else torch.device("cpu")
+
+
+class Runner:
+    """Computes packed batches on one rank.
+
+    Raises on construction: CheckpointError, ParameterError (a backend that can't run here).
+    """
+
+    def __init__(self, setup: RankSetup, tp: TensorParallel) -> None:
+        if setup.threads is not None:
+            torch.set_num_threads(setup.threads)
+        self.device = setup.device(tp.rank)
+        self.config = setup.config
+        self.dtype: torch.dtype = getattr(torch, setup.dtype)
+        self.backend = choose(setup.attention, self.device, self.dtype, setup.config.head_dim)
+        self.page_size = setup.page_size or self.backend.page_size
+        self.model = Gemma2(setup.config, tp, self.dtype, self.device)
+        load(self.model.shards(), setup.folder, self.model.ignorable())
+        self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
+        self._cache: KVCache | None = None
+
+    @property
+    def bytes_per_page(self) -> int:
+        """Bytes that one page takes on this rank, over all layers."""
+        return KVCache.bytes_per_page(self.config, self.page_size, self._kv_heads, self.dtype)
+
+    def allocate(self, num_pages: int) -> None:
+        """Set the pages of the KV cache aside."""
+        self._cache = KVCache(
+            self.config, num_pages, self.page_size, self._kv_heads, self.dtype, self.device
+        )
+
+    @torch.inference_mode()
+    def run(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
+        """Compute one step.
+
+        Returns:
+            The final hidden states [T, hidden_size], and the logits [R, vocab_size] of
+            batch.logit_rows, or None where there are none.
+        """
+        cache = self._cache
+        assert cache is not None, "allocate() comes first"
+        cache.copy_pages(batch.copies)
+        hidden = self.model(
+            self._tensor(batch.token_ids),
+            self._tensor(batch.positions),
+            cache,
+            self.model.plan(batch, self.backend, self.page_size),
+            self.backend,
+        )
+        if not len(batch.logit_rows):
+            return hidden, None
+        return hidden, self.model.logits(hidden[self._tensor(batch.logit_rows)])
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return the classification head's outputs [R, labels] for hidden states [R, D]."""
+        return self.model.score(hidden)
+
+    def _tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)

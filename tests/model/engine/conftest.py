@@ -1,0 +1,56 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model import Engine, EngineConfig
+from tests.model.helpers import oracle
+from tests.model.tokenizer_fixture import write_tokenizer
+
+MakeEngine = Callable[..., Engine]
+LABELS = {"id2label": {0: "O", 1: "B-NAME", 2: "I-NAME"}}
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lm": ("Gemma2ForCausalLM", {}),
+    "classifier": ("Gemma2ForSequenceClassification", LABELS),
+    "tagger": ("Gemma2ForTokenClassification", LABELS),
+    # With tokenizer files, and the vocabulary that they need.
+    "text-lm": ("Gemma2ForCausalLM", {"vocab_size": 2048}),
+    "text-tagger": ("Gemma2ForTokenClassification", {"vocab_size": 2048, **LABELS}),
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny random checkpoints; those called text-* have a tokenizer."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for name, (architecture, changes) in CHECKPOINTS.items():
+        oracle(architecture, seed=5, qk_scale=2.0, **changes).save_pretrained(root / name)
+        if name.startswith("text"):
+            write_tokenizer(root / name, vocab_size=2048)
+    return {name: root / name for name in CHECKPOINTS}
+
+
+@pytest.fixture
+def make(folders: dict[str, Path]) -> Iterator[MakeEngine]:
+    """Build float32 engines that check their integrity after every step."""
+    engines: list[Engine] = []
+
+    def build(name: str = "lm", **changes: Any) -> Engine:
+        settings = {"dtype": "float32", "page_size": 4, "max_batch_tokens": 32, "threads": 1}
+        settings |= {"max_sequences": 32, "kv_cache_bytes": 64 << 20, **changes}
+        engine = Engine(EngineConfig(checkpoint=str(folders[name]), **settings))
+        unchecked = engine.step
+
+        def step() -> Any:
+            updates = unchecked()
+            engine.check_integrity()
+            return updates
+
+        engine.step = step  # type: ignore[method-assign]
+        engines.append(engine)
+        return engine
+
+    yield build
+    for engine in engines:
+        engine.close()

@@ -1,0 +1,116 @@
+"""Rows 8 and 9 of the parity table through the engine, and label spans on text."""
+
+import pytest
+import torch
+
+from model.outputs import Entity
+from model.pooling import Scores, entities_of, last_real_position
+from model.tasks import TagTokens
+from tests.model.helpers import oracle, random_ids
+
+from .conftest import LABELS, MakeEngine
+
+REAL = random_ids(11, seed=3)
+PAD = 0
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        pytest.param(REAL, id="no pad"),
+        pytest.param([*REAL, PAD, PAD, PAD], id="right"),
+        pytest.param([PAD, PAD, *REAL], id="left"),
+        pytest.param([*REAL[:5], PAD, PAD, *REAL[5:], PAD], id="middle"),
+        pytest.param([PAD] * 6, id="all pad"),
+        pytest.param([7], id="single"),
+        pytest.param(random_ids(70, seed=4), id="several chunks"),
+    ],
+)
+def test_row_8_sequence_classification(make: MakeEngine, prompt: list[int]) -> None:
+    reference = oracle("Gemma2ForSequenceClassification", seed=5, qk_scale=2.0, **LABELS)
+    with torch.no_grad():
+        logits = reference(torch.tensor([prompt])).logits[0]
+    output = make("classifier").classify([random_ids(30), prompt])[1]
+    error = (torch.tensor(output.logits) - logits).abs().max().item()
+    print(f"\nrow 8: max |Δ| = {error:.1e}")
+    assert error < 1e-4
+    assert [s.score for s in output.scores] == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
+    assert output.label == LABELS["id2label"][int(logits.argmax())]
+
+
+def test_row_9_token_classification(make: MakeEngine) -> None:
+    reference = oracle("Gemma2ForTokenClassification", seed=5, qk_scale=2.0, **LABELS)
+    engine = make("tagger")
+    prompt = random_ids(45, seed=6)
+    with torch.no_grad():
+        probabilities = reference(torch.tensor([prompt])).logits[0].softmax(-1)
+    engine.add_request(prompt, [TagTokens("x" * 45, tuple((n, n + 1) for n in range(45)))])
+    outputs = []
+    while engine.has_work:
+        outputs += [update.output for update in engine.step() if update.output]
+    result = outputs[0].results[0]
+    best, indices = probabilities.max(-1)
+    assert list(result.token_labels) == [LABELS["id2label"][i] for i in indices.tolist()]
+    error = max(abs(a - b) for a, b in zip(result.token_scores, best.tolist(), strict=True))
+    print(f"\nrow 9: max |Δp| = {error:.1e}")
+    assert error < 1e-4
+
+
+def test_tags_are_spans_of_the_text(make: MakeEngine) -> None:
+    text = "Grüße aus Zürich 🙂, said Ada Lovelace."
+    output = make("text-tagger").tag_tokens([text])[0]
+    assert output.entities
+    for entity in output.entities:
+        assert text[entity.start : entity.end] == entity.text == entity.text.strip()
+
+
+def test_embeddings_pool_the_final_hidden_states(make: MakeEngine) -> None:
+    reference = oracle(seed=5, qk_scale=2.0)
+    prompt = random_ids(41)
+    with torch.no_grad():
+        hidden = reference.model(torch.tensor([prompt])).last_hidden_state[0]
+    engine = make()
+    for pooling, expected in {"last": hidden[-1], "mean": hidden.mean(0)}.items():
+        raw = engine.embed([prompt], pooling=pooling, normalize=False)[0].embedding  # type: ignore[arg-type]
+        torch.testing.assert_close(torch.tensor(raw), expected, atol=1e-4, rtol=1e-4)
+        unit = torch.tensor(engine.embed([prompt], pooling=pooling)[0].embedding)  # type: ignore[arg-type]
+        torch.testing.assert_close(unit, expected / expected.norm(), atol=1e-4, rtol=1e-4)
+
+
+def test_prompt_logprobs(make: MakeEngine) -> None:
+    reference = oracle(seed=5, qk_scale=2.0)
+    prompt = random_ids(50)
+    with torch.no_grad():
+        logprobs = reference(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    expected = [logprobs[i, token].item() for i, token in enumerate(prompt[1:])]
+    output = make().logprobs([prompt, [5]])
+    assert output[0].logprobs[0] is None
+    assert list(output[0].logprobs[1:]) == pytest.approx(expected, abs=1e-4)
+    assert output[1].logprobs == (None,)
+
+
+def test_entities_join_and_split() -> None:
+    text = "Ada Lovelace met Babbage"
+    offsets = [(0, 0), (0, 3), (3, 12), (12, 16), (16, 20), (20, 24)]
+    tags = ("O", "B-P", "I-P", "O", "B-P", "B-P")
+    entities = entities_of(tags, (0.9, 0.5, 0.7, 0.9, 0.8, 0.6), offsets, text)
+    assert entities == (
+        Entity("P", 0, 12, "Ada Lovelace", pytest.approx(0.6)),
+        Entity("P", 17, 20, "Bab", 0.8),
+        Entity("P", 20, 24, "bage", 0.6),
+    )
+
+
+def test_scores_of_other_problem_types() -> None:
+    logits = torch.tensor([0.0, 2.0])
+    assert Scores(("a", "b"), "regression").of(logits).tolist() == [0.0, 2.0]
+    assert Scores(("a", "b"), "multi_label_classification").of(logits)[0] == 0.5
+    assert Scores(("a", "b")).of(logits).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pad", "position"),
+    [([1, 2, 0], 0, 1), ([0, 0], 0, 0), ([5], 0, 0), ([1, 0], None, 1), ([0, 3, 0, 4, 0], 0, 3)],
+)
+def test_last_real_position(tokens: list[int], pad: int | None, position: int) -> None:
+    assert last_real_position(tokens, pad) == position
