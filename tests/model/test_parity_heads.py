@@ -1,0 +1,132 @@
+"""Rows 8 and 9 of the parity table at the model's level: hidden states and the two label heads.
+
+Which position of a prompt the sequence head is applied to is the engine's matter.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.errors import TaskError
+
+from .helpers import oracle, oracle_logits, ours, random_ids, report
+from .pages import PagedModel, from_state_dict
+
+LABELS: dict[str, Any] = {"id2label": {0: "red", 1: "green", 2: "blue"}}
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[5, 9, 7], [7, 5, 9, 0, 0], [0, 0, 5, 9, 7], [5, 0, 9, 0, 7], [0, 0, 0], [9], random_ids(40)],
+    ids=["plain", "right pad", "left pad", "middle pad", "all pad", "single", "past the window"],
+)
+def test_row_8_sequence_classification(ids: list[int], record_property: Any) -> None:
+    reference = oracle("Gemma2ForSequenceClassification", **LABELS)
+    model = ours(reference)
+    hidden = PagedModel(model).run(ids)
+    rightmost = max((i for i, token in enumerate(ids) if token != 0), default=0)
+    with torch.no_grad():
+        want = reference(input_ids=torch.tensor([ids])).logits[0]
+    got = model.score(hidden[rightmost][None])[0]
+    assert got.shape == (3,)
+    found = float((got - want).abs().max())
+    report(record_property, "row 8", "max |Δ|", found)
+    assert found < 1e-4
+
+
+def test_row_8_padding_beside_longer_texts(record_property: Any) -> None:
+    reference = oracle("Gemma2ForSequenceClassification", **LABELS)
+    model = ours(reference)
+    texts = [random_ids(n, seed=n) for n in (3, 12, 7)]
+    padded = torch.tensor([ids + [0] * (12 - len(ids)) for ids in texts])
+    with torch.no_grad():
+        want = reference(input_ids=padded).logits
+    last = PagedModel(model).step(list(enumerate(texts)))[[2, 14, 21]]
+    found = float((model.score(last) - want).abs().max())
+    report(record_property, "row 8", "max |Δ| in a batch", found)
+    assert found < 1e-4
+
+
+def test_row_9_token_classification(record_property: Any) -> None:
+    reference = oracle("Gemma2ForTokenClassification", **LABELS)
+    assert reference.score.bias.abs().max() > 0
+    model = ours(reference)
+    ids = random_ids(30)
+    got = model.score(PagedModel(model).run(ids))
+    found = float((got - oracle_logits(reference, ids)).abs().max())
+    report(record_property, "row 9", "max |Δ|", found)
+    assert found < 1e-4
+
+
+def test_row_9_old_style_config(record_property: Any) -> None:
+    """As files from before transformers 5 spell it."""
+    reference = oracle("Gemma2ForTokenClassification", **LABELS)
+    old = reference.config.to_dict()
+    for key in ("dtype", "layer_types", "rope_parameters", "use_bidirectional_attention"):
+        del old[key]
+    old |= {
+        "rope_theta": 10000.0,
+        "torch_dtype": "float32",
+        "cache_implementation": "hybrid",
+        "sliding_window_size": old.pop("sliding_window"),
+        "hidden_act": "gelu_pytorch_tanh",
+        "id2label": {"0": "red", "1": "green", "2": "blue"},
+    }
+    model = from_state_dict(ModelConfig.from_dict(old, source="test"), reference.state_dict())
+    ids = random_ids(30)
+    got = model.score(PagedModel(model).run(ids))
+    found = float((got - oracle_logits(reference, ids)).abs().max())
+    report(record_property, "row 9", "max |Δ| old-style config", found)
+    assert found < 1e-4
+
+
+def test_scores_of_a_classifier_are_not_capped() -> None:
+    reference = oracle("Gemma2ForTokenClassification", **LABELS)
+    with torch.no_grad():
+        reference.score.weight.mul_(1000)
+    model = ours(reference)
+    assert model.score(PagedModel(model).run(random_ids(5))).abs().max() > 100
+
+
+@pytest.mark.parametrize(
+    "architecture", ["Gemma2ForSequenceClassification", "Gemma2ForTokenClassification"]
+)
+def test_a_classifier_has_no_language_model_head(architecture: str) -> None:
+    model = ours(oracle(architecture, **LABELS))
+    with pytest.raises(TaskError, match="no language-model head"):
+        model.logits(torch.zeros(1, 48))
+    assert model.ignorable() == {"lm_head.weight"}
+
+
+def test_a_language_model_has_no_label_head() -> None:
+    with pytest.raises(TaskError, match="no classification head"):
+        ours(oracle()).score(torch.zeros(1, 48))
+
+
+def test_only_an_untied_checkpoint_has_a_head_of_its_own() -> None:
+    tied, untied = ours(oracle()), ours(oracle(tie_word_embeddings=False))
+    assert tied.ignorable() == {"lm_head.weight"}
+    assert "lm_head.weight" not in names(tied)
+    assert untied.ignorable() == set()
+    assert "lm_head.weight" in names(untied)
+
+
+def test_a_stray_head_in_a_tied_checkpoint_is_not_used() -> None:
+    reference = oracle()
+    state: dict[str, Tensor] = dict(reference.state_dict())
+    state["lm_head.weight"] = torch.full_like(state["model.embed_tokens.weight"], torch.nan)
+    model = from_state_dict(ours(reference).config, state)
+    assert model.logits(PagedModel(model).run(random_ids(5))).isfinite().all()
+
+
+def test_parameters_take_the_memory_of_the_checkpoint_and_no_more() -> None:
+    reference = oracle()
+    wanted = sum(p.numel() for p in reference.parameters())
+    assert sum(p.numel() for p in ours(reference).parameters()) == wanted
+
+
+def names(model: Any) -> set[str]:
+    return {shard.name for shard in model.shards()}
