@@ -1,0 +1,1 @@
+"""Ray actors that hold an engine."""

@@ -1,0 +1,95 @@
+"""What replicas say of their work, for those who watch the job."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+SILENT_AFTER_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one replica has done so far.
+
+    Attributes:
+        prompt_tokens: prompt tokens that its engine computed.
+        output_tokens: tokens that its engine drew.
+        units: unit in progress to (rows finished, rows that failed among them).
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    units: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The sum of all reports.
+
+    Attributes:
+        replicas: those that reported lately.
+        prompt_tokens: as in Report, replicas that died included.
+        output_tokens: likewise.
+        units: unit to (rows finished, rows that failed), for units begun by anybody.
+        attempts: unit to how many times it was begun, where that is more than once.
+        fatal: why no replica can work, if one of them found out.
+    """
+
+    replicas: int
+    prompt_tokens: int
+    output_tokens: int
+    units: dict[str, tuple[int, int]]
+    attempts: dict[str, int]
+    fatal: str | None
+
+
+class ProgressBoard:
+    """An actor that replicas write to and the driver reads. It holds numbers, never rows."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, tuple[float, Report]] = {}
+        self._units: dict[str, tuple[int, int]] = {}
+        self._attempts: dict[str, int] = {}
+        self._fatal: str | None = None
+
+    def begin(self, unit: str) -> None:
+        """Count an attempt at a unit, before it is made."""
+        self._attempts[unit] = self._attempts.get(unit, 0) + 1
+        self._units[unit] = (0, 0)
+
+    def report(self, replica: str, report: Report) -> None:
+        """Take a replica's numbers; `replica` is another one after each restart."""
+        self._reports[replica] = (time.monotonic(), report)
+        self._units |= {unit: rows for unit, rows in report.units.items() if unit in self._units}
+
+    def give_up(self, reason: str) -> None:
+        """Say that no replica will ever work: the job can't be run like this."""
+        self._fatal = self._fatal or reason
+
+    def read(self, done: list[str]) -> Snapshot:
+        """Sum up, and forget the units that are done."""
+        for unit in done:
+            self._units.pop(unit, None)
+            self._attempts.pop(unit, None)
+        now = time.monotonic()
+        reports = [report for _, report in self._reports.values()]
+        return Snapshot(
+            replicas=sum(now - at < SILENT_AFTER_S for at, _ in self._reports.values()),
+            prompt_tokens=sum(report.prompt_tokens for report in reports),
+            output_tokens=sum(report.output_tokens for report in reports),
+            units=dict(self._units),
+            attempts={unit: count for unit, count in self._attempts.items() if count > 1},
+            fatal=self._fatal,
+        )
+
+
+def start_board() -> Any:
+    """Start a board beside the driver, and give its handle. It ends with the handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(ProgressBoard)
+    return actor.options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    ).remote()

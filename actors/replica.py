@@ -1,0 +1,121 @@
+"""The class that Ray Data's actor pool is made of: one engine, many units in flight."""
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from model.errors import EngineDeadError, GemmarayError
+from model.outputs import RequestOutput
+from model.params import EngineConfig
+from model.tasks import Task
+
+from .engine_thread import EngineThread
+from .progress import Report
+
+if TYPE_CHECKING:
+    from model import Engine
+
+REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the engine is asked for one row."""
+
+    prompt_ids: Sequence[int]
+    tasks: Sequence[Task]
+
+
+Outcome = RequestOutput | GemmarayError
+
+
+class UnitWork(Protocol):
+    """What the job makes of packets; see pipelines.work."""
+
+    def name(self, packet: pa.Table) -> str:
+        """Name the packet's unit."""
+        ...
+
+    def requests(self, packet: pa.Table) -> Sequence[Request | None]:
+        """Give what to ask for each row; None for rows that have failed already."""
+        ...
+
+    def answered(self, packet: pa.Table, outcomes: Mapping[int, Outcome]) -> pa.Table:
+        """Put the outcomes of the rows that were asked into the packet."""
+        ...
+
+
+class Replica:
+    """Computes units. Ray Data calls it for many packets at the same time, on one event loop.
+
+    A checkpoint or setting that can't work is not raised by the constructor: Ray would take that
+    for a death and hide the reason. The board is told, and the first call raises it. An engine that
+    dies takes the process along, so that Ray starts another one and hands it the same packets.
+    """
+
+    def __init__(self, config: EngineConfig, work: UnitWork, board: Any) -> None:
+        self._work = work
+        self._board = board
+        self._id = uuid.uuid4().hex
+        self._units: dict[str, tuple[int, int]] = {}
+        self._fault: GemmarayError | None = None
+        try:
+            self._engine = EngineThread(lambda: _build(config))
+        except EngineDeadError:
+            raise  # a rank did not come up: another try may do better
+        except GemmarayError as error:
+            self._fault = error
+            board.give_up.remote(str(error))
+            return
+        threading.Thread(target=self._report, name="report", daemon=True).start()
+
+    async def __call__(self, packet: pa.Table) -> pa.Table:
+        """Compute one packet."""
+        if self._fault:
+            raise self._fault
+        name = self._work.name(packet)
+        await self._board.begin.remote(name)
+        requests = self._work.requests(packet)
+        asked = {row: request for row, request in enumerate(requests) if request is not None}
+        failed = len(requests) - len(asked)
+        self._units[name] = (failed, failed)
+        try:
+            results = await asyncio.gather(*(self._row(name, r) for r in asked.values()))
+            return self._work.answered(packet, dict(zip(asked, results, strict=True)))
+        except EngineDeadError:
+            os._exit(1)  # not sys.exit: Ray tries again only what it did not see end
+        finally:
+            self._units.pop(name, None)
+
+    async def _row(self, unit: str, request: Request) -> Outcome:
+        outcome: Outcome
+        try:
+            future = self._engine.submit(request.prompt_ids, request.tasks)
+            outcome = await asyncio.wrap_future(future)
+        except EngineDeadError:
+            raise
+        except GemmarayError as error:
+            outcome = error
+        done, failed = self._units[unit]
+        self._units[unit] = (done + 1, failed + isinstance(outcome, GemmarayError))
+        return outcome
+
+    def _report(self) -> None:
+        while self._engine.alive:
+            stats = self._engine.counters()
+            report = Report(stats.prompt_tokens, stats.output_tokens, dict(self._units))
+            self._board.report.remote(self._id, report)
+            time.sleep(REPORT_EVERY_S)
+
+
+def _build(config: EngineConfig) -> "Engine":
+    from model import Engine  # noqa: PLC0415 - the driver imports this module, and needs no torch
+
+    return Engine(config)

@@ -1,0 +1,91 @@
+"""What a job needs to know of its model before anything is started."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import Architecture, ComputeDType, ModelConfig
+from model.errors import ParameterError, TaskError
+from model.identity import identify
+from model.locate import hub_commit, locate
+from model.tokenizer import GemmaTokenizer
+
+from .job import JobSpec
+from .tokenizer_files import TokenizerFiles
+
+NEEDS: dict[str, Architecture] = {
+    "generate": "causal_lm",
+    "score_labels": "causal_lm",
+    "classify": "sequence_classification",
+    "tag_tokens": "token_classification",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """A checkpoint, found and looked at.
+
+    Attributes:
+        checkpoint: what replicas are to load: an absolute folder, a hub id, or an S3 URI.
+        revision: of a hub id: the commit that was found, so that all replicas load the same.
+        digest: tells checkpoints apart.
+        config: its config.json.
+        dtype: that is computed in.
+        max_model_len: most tokens of prompt and answer.
+        tokenizer_files: for those who tokenize elsewhere.
+        chat: whether prompts go through the chat template.
+    """
+
+    checkpoint: str
+    revision: str | None
+    digest: str
+    config: ModelConfig
+    dtype: ComputeDType
+    max_model_len: int
+    tokenizer_files: TokenizerFiles
+    chat: bool
+
+    @property
+    def tokenizer(self) -> GemmaTokenizer:
+        """Its tokenizer."""
+        return self.tokenizer_files.load()
+
+
+def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
+    """Find a job's checkpoint, and check that it can do what the job asks.
+
+    Raises:
+        CheckpointError, ConfigError, TokenizerError: it can't be used at all.
+        ParameterError, TaskError: it can't do this job.
+    """
+    folder = locate(spec.model, spec.revision)
+    config = ModelConfig.from_folder(folder)
+    for name in spec.tasks.names:
+        if NEEDS.get(name, config.architecture) != config.architecture:
+            raise TaskError(
+                f"{name} needs a {NEEDS[name]} checkpoint; {spec.model} is a "
+                f"{config.architecture} checkpoint"
+            )
+    files = TokenizerFiles.of(folder)
+    is_folder = Path(spec.model).expanduser().is_dir()
+    limit = config.max_position_embeddings
+    return CheckpointInfo(
+        checkpoint=str(folder.absolute()) if is_folder else spec.model,
+        revision=None if is_folder else hub_commit(folder) or spec.revision,
+        digest=identify(folder),
+        config=config,
+        dtype=config.compute_dtype(spec.resources.dtype),
+        max_model_len=min(spec.resources.max_model_len or limit, limit),
+        tokenizer_files=files,
+        chat=_uses_chat(spec, files.load()),
+    )
+
+
+def _uses_chat(spec: JobSpec, tokenizer: GemmaTokenizer) -> bool:
+    wanted = spec.chat == "chat" or spec.messages is not None
+    if wanted and not tokenizer.has_chat_template:
+        raise ParameterError(
+            f"{spec.model} has no chat template of Gemma's kind: give a prompt or prompt_column "
+            "with chat: raw, or take an instruction-tuned checkpoint (gemma-2-...-it)"
+        )
+    automatic = spec.chat == "auto" and not spec.tasks.tag_tokens
+    return wanted or (automatic and tokenizer.has_chat_template)

@@ -1,0 +1,42 @@
+"""What can go wrong with a job because of what a user gave us, beside model.errors.
+
+GemmarayError
+└── JobError             the job can't start, or can't go on
+    ├── InputError       input files are missing, unreadable, or lack what the job asks of them
+    ├── StorageError     a path can't be used, or a store can't keep its promises
+    ├── PlanMismatch     the output belongs to a job that differs from this one
+    └── JobInterrupted   somebody pressed Ctrl-C; the same job goes on from there
+"""
+
+from collections.abc import Sequence
+
+from model.errors import GemmarayError
+
+SHOWN = 20
+
+
+class JobError(GemmarayError):
+    """A job can't start or can't go on."""
+
+
+class InputError(JobError):
+    """Input files are missing, unreadable, or lack what the job asks of them."""
+
+
+class StorageError(JobError):
+    """A path can't be used, or a store can't keep its promises."""
+
+
+class PlanMismatch(JobError):  # noqa: N818 - it names what is the case
+    """The output belongs to a job that differs from this one."""
+
+
+class JobInterrupted(JobError):  # noqa: N818 - it names what is the case
+    """The user stopped the job; what is committed stays."""
+
+
+def listed(head: str, lines: Sequence[str]) -> str:
+    """Put findings below a heading, one per line, the first 20 of them."""
+    shown = [f"  {line}" for line in lines[:SHOWN]]
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([head, *shown, *more])

@@ -1,0 +1,41 @@
+"""What decides a job's results, as flat names and values: equal fingerprints, equal answers.
+
+Replicas, devices, tensor parallelism, batch sizes and where files lie are not part of it.
+"""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from .checkpoint_info import CheckpointInfo
+from .job import JobSpec
+from .plan import Scalar
+
+
+def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> dict[str, Scalar]:
+    """Collect it from a job, its checkpoint, and the columns that it keeps."""
+    values: dict[str, Scalar] = {
+        "model": checkpoint.digest,
+        "tokenizer": checkpoint.tokenizer_files.digest,
+        "dtype": checkpoint.dtype,
+        "max_model_len": checkpoint.max_model_len,
+        "prompt": spec.prompt,
+        "prompt_column": spec.prompt_column,
+        "messages": spec.messages,
+        "chat": checkpoint.chat,
+        "system": spec.system,
+        "keep": ", ".join(f"{field.name}: {field.type}" for field in kept),
+        "limit": spec.limit,
+    }
+    for name in spec.tasks.names:
+        values[f"tasks.{name}"] = True
+        for key, value in getattr(spec.tasks, name).model_dump().items():
+            values[f"tasks.{name}.{key}"] = _scalar(value)
+    return values
+
+
+def _scalar(value: Any) -> Scalar:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

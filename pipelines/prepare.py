@@ -1,0 +1,134 @@
+"""From the rows of a unit to its packet: prompts rendered and tokenized, kept columns set aside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from model.errors import PromptError
+from model.tokenizer import GemmaTokenizer
+
+from .columns import without_invalid_text
+from .packet import make_packet
+from .prompts import Prompt, PromptSource
+from .reader import UnitRows
+from .tokenizer_files import TokenizerFiles
+
+# More characters than any token of Gemma's vocabulary stands for: longer text can't fit, and is
+# not worth tokenizing to find that out.
+MAX_TOKEN_CHARACTERS = 128
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_ids", pa.list_(pa.int32())),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("spaced", pa.bool_()),
+        pa.field("text", pa.string()),
+        pa.field("offsets", pa.list_(pa.int32())),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparer:
+    """What the reading tasks know of the job.
+
+    Attributes:
+        source: where prompts come from.
+        kept: the kept columns as they are in the output.
+        files: of the tokenizer.
+        chat: whether text goes into a user turn.
+        system: what becomes of system messages.
+        with_text: whether a task needs the text and each token's place in it.
+        max_len: most tokens of prompt and answer.
+        reserve: tokens that must fit behind the prompt.
+    """
+
+    source: PromptSource
+    kept: pa.Schema
+    files: TokenizerFiles
+    chat: bool
+    system: Literal["reject", "fold"]
+    with_text: bool
+    max_len: int
+    reserve: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input columns that it needs."""
+        return tuple(dict.fromkeys((*self.source.columns, *self.kept.names)))
+
+    def packet(self, rows: UnitRows, file_name: str) -> pa.Table:
+        """Prepare a unit. A row that can't be used is marked with the reason."""
+        kept, faults = self._keep(rows.table)
+        faults |= rows.faults
+        tokenizer = self.files.load()
+        prompts = enumerate(self.source.prompts(rows.table))
+        cells = [
+            {"error": faults[row]} if row in faults else self._cells(prompt, tokenizer)
+            for row, prompt in prompts
+        ]
+        return make_packet(rows.unit, file_name, pa.Table.from_pylist(cells, PROMPT_SCHEMA), kept)
+
+    def _keep(self, table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
+        faults: dict[int, str] = {}
+        columns = []
+        for field in self.kept:
+            column, bad = without_invalid_text(table[field.name])
+            faults |= dict.fromkeys(bad, f"column {field.name!r} is not valid UTF-8; null here")
+            columns.append(column.cast(field.type))
+        if not columns:
+            return pa.table({}), faults
+        return pa.table(columns, schema=self.kept), faults
+
+    def _cells(self, prompt: Prompt | PromptError, tokenizer: GemmaTokenizer) -> dict[str, Any]:
+        cells: dict[str, Any] = {}
+        try:
+            if isinstance(prompt, PromptError):
+                raise prompt
+            self._check_characters(prompt)
+            cells = self._encoded(prompt, tokenizer)
+            cells["prompt_tokens"] = len(cells["prompt_ids"])
+            self._check_tokens(cells["prompt_tokens"])
+        except PromptError as error:
+            return {"prompt_tokens": cells.get("prompt_tokens"), "error": str(error)}
+        return cells
+
+    def _encoded(self, prompt: Prompt, tokenizer: GemmaTokenizer) -> dict[str, Any]:
+        if isinstance(prompt, list):
+            ids = tokenizer.encode_messages(prompt, system=self.system)
+            return {"prompt_ids": ids, "spaced": prompt[-1].get("role") != "user"}
+        if self.chat:
+            messages = [{"role": "user", "content": prompt}]
+            return {"prompt_ids": tokenizer.encode_messages(messages), "spaced": False}
+        spaced = not prompt[-1:].isspace()
+        if self.with_text:
+            ids, offsets = tokenizer.encode_with_offsets(prompt)
+            flat = [place for pair in offsets for place in pair]
+            return {"prompt_ids": ids, "spaced": spaced, "text": prompt, "offsets": flat}
+        return {"prompt_ids": tokenizer.encode_text(prompt), "spaced": spaced}
+
+    def _check_characters(self, prompt: Prompt) -> None:
+        size, most = _characters(prompt), self.max_len * MAX_TOKEN_CHARACTERS
+        if size > most:
+            raise PromptError(
+                f"the prompt has {size} characters, which can't fit into {self.max_len} tokens"
+            )
+
+    def _check_tokens(self, count: int) -> None:
+        room = self.max_len - self.reserve
+        if count > room:
+            kept = f" of {self.max_len}, as {self.reserve} are kept for the answer"
+            raise PromptError(
+                f"the prompt has {count} tokens, and {room} fit"
+                f"{kept if self.reserve else ' the model'}: shorten it"
+            )
+
+
+def _characters(prompt: Prompt) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    contents: Sequence[Any] = [m.get("content") for m in prompt if isinstance(m, dict)]
+    return sum(len(content) for content in contents if isinstance(content, str))

@@ -1,0 +1,135 @@
+"""From a row's columns to its prompt: a template, a text column, or chat messages."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from model.errors import PromptError
+
+from .columns import decoded, is_messages, is_text, texts, value_at
+from .job import JobSpec
+from .template import Template
+
+Prompt = str | list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """Where prompts come from: exactly one of the three is set.
+
+    Attributes:
+        template: text with columns in it.
+        text_column: the column that holds the text.
+        messages_column: the column that holds the messages.
+    """
+
+    template: Template | None = None
+    text_column: str | None = None
+    messages_column: str | None = None
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> "PromptSource":
+        """Read it from a job."""
+        template = Template.parse(spec.prompt) if spec.prompt else None
+        return cls(template, spec.prompt_column, spec.messages)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input columns that it needs."""
+        if self.template:
+            return self.template.columns
+        return tuple(name for name in (self.text_column, self.messages_column) if name)
+
+    def fault(self, name: str, kind: pa.DataType) -> str | None:
+        """Say why a column of this type can't be used, or None if it can."""
+        if self.messages_column:
+            if is_messages(kind) or is_text(kind):
+                return None
+            wanted = "list<struct<role, content>>, or the same as JSON text"
+        elif self.template:
+            if is_text(kind) or pt.is_integer(kind):
+                return None
+            wanted = "text or an integer"
+        elif is_text(kind):
+            return None
+        else:
+            wanted = "text"
+        return f"column {name!r} is {kind}; the prompt needs {wanted}: cast it first"
+
+    def prompts(self, table: pa.Table) -> Iterator[Prompt | PromptError]:
+        """Give each row's prompt, or why it has none."""
+        make = self._reader(table)
+        for row in range(table.num_rows):
+            try:
+                yield make(row)
+            except PromptError as error:
+                yield error
+
+    def _reader(self, table: pa.Table) -> Callable[[int], Prompt]:
+        if self.template:
+            return _template_reader(self.template, table)
+        if self.text_column:
+            return _text_reader(table, self.text_column)
+        assert self.messages_column is not None
+        if is_text(table.schema.field(self.messages_column).type):
+            return _json_reader(table, self.messages_column)
+        return _messages_reader(table, self.messages_column)
+
+
+def _template_reader(template: Template, table: pa.Table) -> Callable[[int], Prompt]:
+    columns = {name: _values(table, name) for name in template.columns}
+
+    def read(row: int) -> str:
+        return template.render({n: decoded(values[row], n) for n, values in columns.items()})
+
+    return read
+
+
+def _text_reader(table: pa.Table, name: str) -> Callable[[int], Prompt]:
+    values = _values(table, name)
+
+    def read(row: int) -> str:
+        text = decoded(values[row], name)
+        if not text.strip():
+            raise PromptError(f"column {name!r} is empty")
+        return text
+
+    return read
+
+
+def _json_reader(table: pa.Table, name: str) -> Callable[[int], Prompt]:
+    values = _values(table, name)
+
+    def read(row: int) -> list[Any]:
+        try:
+            messages = json.loads(decoded(values[row], name))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, PromptError):
+                raise
+            raise PromptError(f"column {name!r} is not valid JSON: {error}") from None
+        if not isinstance(messages, list):
+            raise PromptError(f"column {name!r} holds no JSON list of messages")
+        return messages
+
+    return read
+
+
+def _messages_reader(table: pa.Table, name: str) -> Callable[[int], Prompt]:
+    column = table.column(name)
+
+    def read(row: int) -> list[Any]:
+        return list(value_at(column, row, name))
+
+    return read
+
+
+def _values(table: pa.Table, name: str) -> Sequence[bytes | None]:
+    """Give a column's values as UTF-8 bytes; integers as their digits."""
+    column = table.column(name)
+    if pt.is_integer(column.type):
+        column = column.cast(pa.string())
+    return list(texts(column))

@@ -1,0 +1,131 @@
+"""Everything about a job that is settled before the first row is computed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from model.errors import ParameterError
+
+from .checkpoint_info import CheckpointInfo, inspect_checkpoint
+from .fingerprint import fingerprint
+from .inputs import find_files, read_footers, refuse_output_among_inputs
+from .job import JobSpec
+from .labels import label_tokens
+from .placement import Flow, Placement, flow, place
+from .plan import Plan, join_or_start, make_plan
+from .prepare import Preparer
+from .prompts import PromptSource
+from .schema import check_columns, output_schema, read_columns
+from .storage import Store, open_store, probe
+from .stream import Stream
+from .tasks import JobTasks
+from .work import JobWork
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is ready to run.
+
+    Attributes:
+        spec: as the user wrote it.
+        checkpoint: its model.
+        tasks: what is computed for each row.
+        source: where prompts come from.
+        kept: the kept columns.
+        schema: of the output.
+        store: the output.
+        plan: shared with all runs of this job.
+        joined: whether the plan was there before this run.
+        placement: replicas and their share of the cluster.
+    """
+
+    spec: JobSpec
+    checkpoint: CheckpointInfo
+    tasks: JobTasks
+    source: PromptSource
+    kept: pa.Schema
+    schema: pa.Schema
+    store: Store
+    plan: Plan
+    joined: bool
+    placement: Placement
+
+    def stream(self, units: int) -> Stream:
+        """Give what the stages of the run need to know, for so many units to compute."""
+        checkpoint, placement = self.checkpoint, self.placement
+        preparer = Preparer(
+            source=self.source,
+            kept=self.kept,
+            files=checkpoint.tokenizer_files,
+            chat=checkpoint.chat,
+            system=self.spec.system,
+            with_text=self.tasks.needs_text,
+            max_len=checkpoint.max_model_len,
+            reserve=self.tasks.reserve,
+        )
+        engine = self.spec.engine_config(
+            checkpoint.checkpoint,
+            checkpoint.revision,
+            device=placement.device,
+            threads=placement.threads,
+        )
+        held: Flow = flow(self.spec.resources, self.plan.unit_rows, units, placement.most)
+        return Stream(
+            plan=self.plan,
+            output=self.store.url,
+            schema=self.schema,
+            preparer=preparer,
+            work=JobWork(self.tasks, self.plan.seed),
+            engine=engine,
+            placement=placement,
+            flow=held,
+        )
+
+
+def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
+    """Check a job against its model, its inputs, the cluster and its output, and plan it.
+
+    Args:
+        spec: the job.
+        nodes: Ray's resources of each living node.
+
+    Raises:
+        GemmarayError: the job can't run; nothing was computed.
+    """
+    placement = place(spec.resources, nodes)
+    checkpoint = inspect_checkpoint(spec)
+    tasks = _tasks(spec, checkpoint)
+    source = PromptSource.of(spec)
+
+    files = find_files(spec.input)
+    refuse_output_among_inputs(spec.input, files, spec.output)
+    footers = read_footers(files, read_columns(source, spec.keep))
+    kept = check_columns(footers, source, spec.keep)
+    schema = output_schema(kept, tasks)
+
+    store = open_store(spec.output)
+    probe(store)
+    mine = make_plan(
+        fingerprint(spec, checkpoint, kept),
+        [footer.file for footer in footers],
+        limit=spec.limit,
+        unit_rows=spec.unit_rows,
+        placement=placement,
+        seed=spec.tasks.generate.seed if spec.tasks.generate else None,
+    )
+    plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
+    return Job(spec, checkpoint, tasks, source, kept, schema, store, plan, joined, placement)
+
+
+def _tasks(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
+    labels = None
+    if spec.tasks.score_labels:
+        labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)
+    tasks = JobTasks.of(spec.tasks, labels)
+    if tasks.reserve >= checkpoint.max_model_len:
+        raise ParameterError(
+            f"the answer may take {tasks.reserve} tokens, which leaves no room for a prompt in "
+            f"{checkpoint.max_model_len}: lower generate.max_tokens"
+        )
+    return tasks

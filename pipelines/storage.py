@@ -1,0 +1,247 @@
+"""Where a job reads and writes: local folders and S3, nothing else.
+
+A store's one promise is put-if-absent: a name is given to whole contents or to none, and the first
+writer of a name wins. Every commit of a job rests on it, so a store is probed before it is used.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import fsspec
+import s3fs
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+
+from .errors import StorageError
+
+CONFLICT_RETRIES = 5
+# S3's error codes, or the HTTP status of stores that give no code.
+TAKEN = {"PreconditionFailed", "412"}
+CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A file, folder or glob pattern: `scheme` is "file" or "s3", `path` has no scheme."""
+
+    scheme: str
+    path: str
+
+    def __str__(self) -> str:
+        return self.path if self.scheme == "file" else f"s3://{self.path}"
+
+
+def parse_location(url: str) -> Location:
+    """Tell local paths and S3 URLs apart, and refuse everything that fsspec would open besides.
+
+    Local paths become absolute, since workers run in folders of their own.
+
+    Raises:
+        StorageError: another scheme, a chained URL (`::`), or `..` in a key.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not url.strip() or "::" in url or "\0" in url:
+        raise StorageError(f"{url!r} is no path: give a local path or s3://bucket/key")
+    if not separator or scheme == "file":
+        return Location("file", str(Path(rest if separator else url).expanduser().absolute()))
+    if scheme != "s3":
+        raise StorageError(f"{url}: {scheme}:// is not supported; give a local path or s3://...")
+    parts = rest.strip("/").split("/")
+    if not parts[0] or any(part in {"..", "."} for part in parts):
+        raise StorageError(f"{url}: give s3://bucket/key, without '.' or '..' in it")
+    return Location("s3", "/".join(parts))
+
+
+def filesystem(scheme: str) -> Any:
+    """Give the fsspec filesystem of a location; S3 credentials come from the environment."""
+    if scheme == "s3":
+        return s3fs.S3FileSystem(use_listings_cache=False)
+    return fsspec.filesystem("file")
+
+
+class Store(Protocol):
+    """A folder of files that are written once."""
+
+    @property
+    def url(self) -> str:
+        """What the user calls it."""
+        ...
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Create a file, whole and durable; False if the name is taken, by whatever contents."""
+        ...
+
+    def names(self) -> set[str]:
+        """List the files directly in the folder."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Give a file's contents. Raises FileNotFoundError."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        ...
+
+
+def open_store(url: str) -> Store:
+    """Give the store of a local folder or an S3 prefix; nothing is created yet."""
+    location = parse_location(url)
+    if location.scheme == "s3":
+        return S3Store(str(location))
+    return LocalStore(location.path)
+
+
+def probe(store: Store) -> None:
+    """Make sure that the store keeps a name for its first writer.
+
+    Raises:
+        StorageError: it can't be written, or it lets a second writer replace a file.
+    """
+    name = f"_job/probe-{uuid.uuid4().hex}"
+    try:
+        first, second = store.put_if_absent(name, b"1"), store.put_if_absent(name, b"2")
+        kept = store.read(name)
+        store.delete(name)
+    except (OSError, BotoCoreError) as error:
+        raise StorageError(f"{store.url} can't be written: {error}") from error
+    if not first or second or kept != b"1":
+        raise StorageError(
+            f"{store.url}: this store lets a second writer replace a file (it ignores "
+            "If-None-Match), so results could be lost; use one with conditional writes"
+        )
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder on a filesystem with hard links. Pickles as its path."""
+
+    url: str
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write aside, then link: a link never replaces a file, and is there whole or not at all.
+
+        Raises:
+            StorageError: the filesystem has no hard links.
+        """
+        target = Path(self.url, name)
+        aside = Path(self.url, "_job", f"{uuid.uuid4().hex}.tmp")
+        _make_folders(target.parent)
+        _make_folders(aside.parent)
+        try:
+            with aside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            target.hardlink_to(aside)
+            _sync_folder(target.parent)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+                raise StorageError(f"{self.url}: this filesystem has no hard links") from error
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def names(self) -> set[str]:
+        """List the files directly in the folder."""
+        try:
+            return {path.name for path in Path(self.url).iterdir() if path.is_file()}
+        except FileNotFoundError:
+            return set()
+
+    def read(self, name: str) -> bytes:
+        """Give a file's contents."""
+        return Path(self.url, name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return Path(self.url, name).open("rb")
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        Path(self.url, name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """An S3 prefix. Pickles as its URL: each process makes its own client."""
+
+    url: str
+
+    @property
+    def _fs(self) -> Any:
+        return filesystem("s3")  # fsspec keeps one instance per process
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Put with `If-None-Match: *`, in one request or as a multipart upload."""
+        path = f"{self.url}/{name}"
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                code = _s3_code(error)
+                if isinstance(error, FileExistsError) or code in TAKEN:
+                    # The reply to our own put may have been lost and the client have tried again.
+                    return self.read(name) == data
+                if code not in CONFLICT or attempt == CONFLICT_RETRIES - 1:
+                    raise
+                time.sleep(0.2 * 2**attempt)
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    def names(self) -> set[str]:
+        """List the files directly in the folder."""
+        try:
+            entries = self._fs.ls(self.url, detail=True, refresh=True)
+        except FileNotFoundError:
+            return set()
+        return {entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"}
+
+    def read(self, name: str) -> bytes:
+        """Give a file's contents."""
+        return cast("bytes", self._fs.cat_file(f"{self.url}/{name}"))
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return cast("BinaryIO", self._fs.open(f"{self.url}/{name}", "rb"))
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self.url}/{name}")
+
+
+def _s3_code(error: OSError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ClientError):
+        return str(cause.response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it, each of them durable."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

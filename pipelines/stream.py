@@ -1,0 +1,203 @@
+"""A job on Ray Data: read and tokenize, compute, commit; one dataset row per unit.
+
+Only Ray moves data between processes. The driver sees one receipt per part and nothing else.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, TaskPoolStrategy
+from ray.data.block import BlockMetadata
+
+from actors.replica import Replica
+from model.params import EngineConfig
+
+from .commit import Receipt, commit
+from .errors import JobError
+from .inputs import InputFile
+from .packet import result_table, unit_of
+from .placement import TASK_CPUS, Flow, Placement
+from .plan import Plan, Unit
+from .prepare import Preparer
+from .reader import read_units
+from .storage import open_store
+from .work import JobWork
+
+# Units of one file that one task reads: it decodes a row group once for all of them, where a task
+# for each unit would decode the group's beginning again and again.
+UNITS_PER_READ = 16
+READS_PER_REPLICA = 2
+# A replica that dies while it starts is started again, this often in a row.
+INIT_DEATHS = 3
+# Ray Data would run code that a Parquet file brings along (CVE-2026-41486).
+UNSAFE_SWITCHES = (
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What the three stages know of the job."""
+
+    plan: Plan
+    output: str
+    schema: pa.Schema
+    preparer: Preparer
+    work: JobWork
+    engine: EngineConfig
+    placement: Placement
+    flow: Flow
+
+
+def check_environment() -> None:
+    """Refuse to start where Ray Data would unpickle what it finds in Parquet files.
+
+    Raises:
+        JobError: naming the variable.
+    """
+    for name in UNSAFE_SWITCHES:
+        if os.environ.get(name, "0").lower() not in {"", "0", "false"}:
+            raise JobError(f"{name} is set, which lets a Parquet file run code: unset it")
+
+
+def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Receipt]:
+    """Compute and commit units; a receipt comes as soon as its part is there.
+
+    Args:
+        stream: the job.
+        units: those that have no part yet, in source order.
+        board: a handle of the ProgressBoard actor.
+
+    Raises:
+        ray.exceptions.RayError: a stage failed; RayTaskError's cause is what it raised.
+    """
+    with DataContext.current(_context()):
+        dataset = _dataset(stream, units, board)
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for batch in batches:
+        for data in batch["receipt"]:
+            yield Receipt.from_json(data.as_py())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray Data's own messages off the terminal; they stay in its log file."""
+    logger = logging.getLogger("ray.data")
+    levels = [(h, h.level) for h in logger.handlers if isinstance(h, logging.StreamHandler)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.")
+        for handler, _ in levels:
+            handler.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for handler, level in levels:
+                handler.setLevel(level)
+
+
+def _context() -> DataContext:
+    context = DataContext.get_current().copy()
+    # One row, which is one unit, per block: a smaller limit than any row makes every row a block.
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    # A unit can take hours where the model is large and the machine is not.
+    context.execution_no_progress_timeout_s = -1
+    return context
+
+
+def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
+    placement, flow = stream.placement, stream.flow
+    runs = list(_runs(units))
+    packets = ray.data.read_datasource(
+        _Prompts(stream.plan.files, runs, stream.preparer),
+        override_num_blocks=len(runs),
+        num_cpus=TASK_CPUS,
+        compute=TaskPoolStrategy(READS_PER_REPLICA * placement.most),
+    )
+    answers = packets.map_batches(
+        Replica,
+        fn_constructor_args=(stream.engine, stream.work, board),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus or None,
+        compute=ActorPoolStrategy(
+            min_size=placement.least,
+            max_size=placement.most,
+            max_concurrent_calls_per_actor=flow.concurrent,
+            max_tasks_in_flight_per_actor=flow.in_flight,
+        ),
+    )
+    parts: Dataset = answers.map_batches(
+        _commit_packet,
+        fn_kwargs={"output": stream.output, "plan": stream.plan, "schema": stream.schema},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+    )
+    return parts
+
+
+def _commit_packet(packet: pa.Table, output: str, plan: Plan, schema: pa.Schema) -> pa.Table:
+    receipt = commit(open_store(output), plan, unit_of(packet), result_table(packet, schema))
+    return pa.table({"receipt": pa.array([receipt.to_json()], pa.binary())})
+
+
+class _Prompts(Datasource):
+    """Units as packets; each read task makes those of one run of units."""
+
+    def __init__(
+        self, files: Sequence[InputFile], runs: Sequence[Sequence[Unit]], preparer: Preparer
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._files = files
+        self._runs = runs
+        self._preparer = ray.put(preparer)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Leave it to Ray Data to find out."""
+        return None
+
+    def get_read_tasks(
+        self,
+        parallelism: int,  # noqa: ARG002 - the runs are fixed
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,  # noqa: ARG002
+    ) -> list[ReadTask]:
+        """Give one task per run."""
+        return [self._task(run, per_task_row_limit) for run in self._runs]
+
+    def _task(self, run: Sequence[Unit], row_limit: int | None) -> ReadTask:
+        file, preparer_ref = self._files[run[0].file], self._preparer
+
+        def read() -> Iterable[pa.Table]:
+            preparer: Preparer = ray.get(preparer_ref)
+            for rows in read_units(file, run, preparer.columns):
+                yield preparer.packet(rows, file.name)
+
+        size = BlockMetadata(num_rows=len(run), size_bytes=None, exec_stats=None, input_files=None)
+        return ReadTask(read, size, per_task_row_limit=row_limit)
+
+
+def _runs(units: Iterable[Unit]) -> Iterator[list[Unit]]:
+    """Cut units into runs that follow each other without a gap in one file."""
+    run: list[Unit] = []
+    for unit in units:
+        follows = run and (unit.file, unit.first) == (run[-1].file, run[-1].last)
+        if run and (not follows or len(run) == UNITS_PER_READ):
+            yield run
+            run = []
+        run.append(unit)
+    if run:
+        yield run

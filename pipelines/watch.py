@@ -1,0 +1,101 @@
+"""Wait for receipts and see what goes on meanwhile, in one thread that can be interrupted."""
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from actors.progress import Snapshot
+from model.errors import GemmarayError
+
+from .commit import Receipt
+from .errors import JobError
+
+MAX_ATTEMPTS = 3
+
+
+class ReceiptThread:
+    """Iterates over receipts in the background, for a caller who wants to do more than wait."""
+
+    def __init__(self, receipts: Callable[[], Iterator[Receipt]]) -> None:
+        self._receipts = receipts
+        self._queue: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self.finished = False
+        threading.Thread(target=self._main, name="receipts", daemon=True).start()
+
+    def take(self, timeout_s: float) -> list[Receipt]:
+        """Wait for receipts, and give those that are there.
+
+        Raises:
+            RayError: what the iteration ended with, if it did not end well.
+        """
+        taken: list[Receipt] = []
+        with suppress(queue.Empty):
+            item = self._queue.get(timeout=timeout_s)
+            while True:
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    self.finished = True
+                    break
+                taken.append(item)
+                item = self._queue.get_nowait()
+        return taken
+
+    def stop(self) -> None:
+        """Let go of the iteration as soon as it yields; the stages behind it are ended then."""
+        self._stopped.set()
+
+    def _main(self) -> None:
+        end: BaseException | None = None
+        try:
+            for receipt in self._receipts():
+                self._queue.put(receipt)
+                if self._stopped.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001 - raised again by take
+            end = error
+        self._queue.put(end)
+
+
+def check_snapshot(snapshot: Snapshot) -> None:
+    """Stop a job that can't get on.
+
+    Raises:
+        JobError: the replicas can't work, or a unit ends every process that tries it.
+    """
+    if snapshot.fatal:
+        raise JobError(snapshot.fatal)
+    for unit, attempts in snapshot.attempts.items():
+        if attempts > MAX_ATTEMPTS:
+            raise JobError(
+                f"{unit}: the process that computed these rows ended {attempts - 1} times; "
+                "see its log, and take the row that does this out of the input"
+            )
+
+
+def explained(error: RayError) -> GemmarayError:
+    """Say in one line what failed in a stage of the job."""
+    shadowed = re.search(r"No module named '(model|actors|pipelines)\b", str(error))
+    if shadowed:
+        return JobError(
+            f"Ray's workers find another package named {shadowed[1]!r} than gemmaray's: start "
+            "from a folder that holds none, or have gemmaray installed on every node"
+        )
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, GemmarayError):
+            return JobError(str(cause))
+        return JobError(f"a task failed: {type(cause).__name__}: {_last_line(cause)}")
+    if isinstance(error, ActorDiedError):
+        return JobError(f"replicas die while they start: {_last_line(error)}")
+    return JobError(f"Ray failed: {type(error).__name__}: {_last_line(error)}")
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

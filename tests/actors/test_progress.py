@@ -1,0 +1,52 @@
+import pytest
+
+from actors.progress import SILENT_AFTER_S, ProgressBoard, Report
+
+
+def test_reports_add_up() -> None:
+    board = ProgressBoard()
+    board.begin("u1")
+    board.begin("u2")
+    board.report("a", Report(10, 1, {"u1": (3, 1)}))
+    board.report("a", Report(20, 2, {"u1": (5, 1)}))
+    board.report("b", Report(5, 4, {"u2": (1, 0)}))
+    snapshot = board.read([])
+    assert (snapshot.replicas, snapshot.prompt_tokens, snapshot.output_tokens) == (2, 25, 6)
+    assert snapshot.units == {"u1": (5, 1), "u2": (1, 0)}
+    assert snapshot.attempts == {}
+    assert snapshot.fatal is None
+
+
+def test_units_that_are_done_are_forgotten_for_good() -> None:
+    board = ProgressBoard()
+    board.begin("u1")
+    board.report("a", Report(1, 1, {"u1": (3, 0)}))
+    assert board.read(["u1"]).units == {}
+    board.report("a", Report(1, 1, {"u1": (4, 0)}))  # it was on its way
+    assert board.read([]).units == {}
+
+
+def test_a_unit_that_is_begun_again_starts_from_nothing() -> None:
+    board = ProgressBoard()
+    board.begin("u1")
+    board.report("a", Report(9, 9, {"u1": (3, 2)}))
+    board.begin("u1")
+    snapshot = board.read([])
+    assert snapshot.units == {"u1": (0, 0)}
+    assert snapshot.attempts == {"u1": 2}
+
+
+def test_the_first_reason_to_give_up_stays() -> None:
+    board = ProgressBoard()
+    board.give_up("no memory")
+    board.give_up("other")
+    assert board.read([]).fatal == "no memory"
+
+
+def test_silent_replicas_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = ProgressBoard()
+    board.report("a", Report(7, 1))
+    later = board._reports["a"][0] + SILENT_AFTER_S + 1
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    board.report("b", Report(1, 1))
+    assert (board.read([]).replicas, board.read([]).prompt_tokens) == (1, 8)

@@ -1,0 +1,116 @@
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
+
+from actors.progress import Snapshot
+from model.errors import PromptError
+from pipelines import InputError, JobError
+from pipelines.commit import Receipt
+from pipelines.plan import Unit
+from pipelines.stream import UNITS_PER_READ, _runs
+from pipelines.watch import MAX_ATTEMPTS, ReceiptThread, check_snapshot, explained
+
+RECEIPT = Receipt("p", (0, 0, 9), ("f", "v", "d"), "a", 9, 0, 1, 1)
+
+
+def drained(thread: ReceiptThread) -> list[Receipt]:
+    taken: list[Receipt] = []
+    while not thread.finished:
+        taken += thread.take(10)
+    return taken
+
+
+def test_receipts_are_taken_until_the_end() -> None:
+    assert drained(ReceiptThread(lambda: iter([RECEIPT] * 5))) == [RECEIPT] * 5
+    assert drained(ReceiptThread(lambda: iter([]))) == []
+
+
+def test_nothing_is_taken_when_nothing_comes() -> None:
+    def slow() -> Iterator[Receipt]:
+        stop.wait(10)
+        yield RECEIPT
+
+    stop = threading.Event()
+    thread = ReceiptThread(slow)
+    assert thread.take(0.01) == []
+    assert not thread.finished
+    stop.set()
+    assert drained(thread) == [RECEIPT]
+
+
+def test_what_ends_the_iteration_is_raised() -> None:
+    def broken() -> Iterator[Receipt]:
+        yield RECEIPT
+        raise InputError("gone")
+
+    with pytest.raises(InputError, match="gone"):
+        drained(ReceiptThread(broken))
+
+
+def test_a_stopped_thread_lets_go_of_the_iteration() -> None:
+    ended = []
+
+    def endless() -> Iterator[Receipt]:
+        try:
+            while True:
+                yield RECEIPT
+        finally:
+            ended.append(True)
+
+    thread = ReceiptThread(endless)
+    thread.stop()
+    drained(thread)
+    assert ended == [True]
+
+
+def snapshot(**changes: object) -> Snapshot:
+    values = {"replicas": 1, "prompt_tokens": 0, "output_tokens": 0, "units": {}, "attempts": {}}
+    return Snapshot(**{**values, "fatal": None, **changes})  # type: ignore[arg-type]
+
+
+def test_a_job_goes_on_while_it_can() -> None:
+    check_snapshot(snapshot(attempts={"a rows 0-9": MAX_ATTEMPTS}))
+
+
+def test_a_unit_that_ends_every_process_stops_the_job() -> None:
+    with pytest.raises(JobError, match=r"a rows 0-9: .* ended 3 times"):
+        check_snapshot(snapshot(attempts={"a rows 0-9": MAX_ATTEMPTS + 1}))
+
+
+def test_a_reason_of_the_replicas_stops_the_job() -> None:
+    with pytest.raises(JobError, match=r"^no memory$"):
+        check_snapshot(snapshot(fatal="no memory"))
+
+
+def failed(cause: Exception) -> RayError:
+    """What Ray raises at the driver for a task that raised `cause`."""
+    kind: Any = RayTaskError
+    error: RayError = kind("task", f"Traceback:\n  lines\n{cause}", cause)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (failed(PromptError("too long")), "too long"),
+        (failed(ValueError("a\nb")), "a task failed: ValueError: b"),
+        (ActorDiedError(), "replicas die while they start: "),
+        (ObjectLostError("ab", None, "stack"), "Ray failed: ObjectLostError"),
+        (failed(ImportError("No module named 'model.errors'")), "named 'model' than gemmaray's"),
+    ],
+)
+def test_failures_are_one_line(error: RayError, message: str) -> None:
+    text = str(explained(error))
+    assert message in text
+    assert "\n" not in text
+
+
+def test_runs_of_units_have_no_gaps_and_one_file() -> None:
+    units = [Unit(0, 0, 5), Unit(0, 5, 10), Unit(0, 15, 20), Unit(1, 0, 5), Unit(1, 5, 7)]
+    assert list(_runs(units)) == [units[:2], units[2:3], units[3:]]
+    many = [Unit(0, n, n + 1) for n in range(UNITS_PER_READ + 3)]
+    assert [len(run) for run in _runs(many)] == [UNITS_PER_READ, 3]
+    assert list(_runs([])) == []
