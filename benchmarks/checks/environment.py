@@ -1,0 +1,85 @@
+"""What every check is given, and what it may say."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Details = dict[str, Any]
+
+
+class CheckFailedError(Exception):
+    """It ran, and the result is wrong."""
+
+
+class SkippedError(Exception):
+    """It can't be tried here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where the checks run.
+
+    Attributes:
+        kind: of the device.
+        shape: of the checkpoint whose throughput is measured.
+    """
+
+    kind: Literal["cuda", "cpu"]
+    shape: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device."""
+        return torch.device(self.kind)
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether that is a GPU."""
+        return self.kind == "cuda"
+
+    def need_cuda(self) -> None:
+        """Skip the check without a GPU."""
+        if not self.on_cuda:
+            raise SkippedError("needs CUDA")
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw a tensor, the same on every device."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator).to(self.device, dtype)
+
+    def seconds(self, function: Callable[[], Any], repeat: int = 10) -> float:
+        """Return the seconds of a call, the best of several after one warm-up."""
+        best = float("inf")
+        for attempt in range(repeat + 1):
+            self._finish()
+            start = time.perf_counter()
+            function()
+            self._finish()
+            if attempt:
+                best = min(best, time.perf_counter() - start)
+        return best
+
+    def _finish(self) -> None:
+        if self.on_cuda:
+            torch.cuda.synchronize()
+
+
+def error_of(actual: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference over the norm of what is expected."""
+    actual, expected = actual.double().cpu(), expected.double().cpu()
+    return float((actual - expected).norm() / expected.norm())
+
+
+def require(error: float, limit: float, what: str) -> float:
+    """Return the error if it is within the limit.
+
+    Raises:
+        CheckFailedError: it is not, or is not a number.
+    """
+    if not error <= limit:
+        raise CheckFailedError(f"{what}: relative error {error:.3g}, allowed {limit:g}")
+    return float(f"{error:.3g}")
