@@ -12,7 +12,6 @@ from huggingface_hub.errors import (
 )
 
 from .errors import CheckpointError, ParameterError
-from .s3_cache import fetch_folder
 from .weight_files import weight_paths
 
 # What is fetched of a hub repository or an S3 prefix: never pickles, code or other formats.
@@ -50,6 +49,9 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
     if revision is not None:
         raise ParameterError(f"revision is for hub ids only, and {checkpoint!r} is not one")
     if scheme == "s3" and separator:
+        # Not at the top: its client takes 0.2 s to import, and most checkpoints don't need it.
+        from .s3_cache import fetch_folder  # noqa: PLC0415
+
         return _checked(fetch_folder(checkpoint, PATTERNS))
     if on_disk:
         return _checked(local)

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .errors import ParameterError
 
@@ -19,12 +27,23 @@ FLOAT16_REFUSED = (
 )
 
 
+def _refuse_float16(value: object) -> object:
+    if str(value).removeprefix("torch.") in {"float16", "half", "fp16"}:
+        raise ValueError(FLOAT16_REFUSED)
+    return value
+
+
+CheckedDType = Annotated[DType, BeforeValidator(_refuse_float16)]
+
+
 def one_line(error: ValidationError) -> str:
     """Render pydantic's findings as `field: what is wrong, got value; ...` on one line."""
     findings = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
+        if isinstance(item.get("ctx", {}).get("error"), ParameterError):
+            message = message.partition(": ")[2]  # the name of a settings class within this one
         got = "" if item["type"] in {"missing", "value_error"} else f", got {item['input']!r}"
         findings.append(f"{where}: {message}{got}" if where else message)
     return "; ".join(findings)
@@ -132,7 +151,7 @@ class EngineConfig(Settings):
 
     checkpoint: str = Field(min_length=1)
     revision: str | None = None
-    dtype: DType = "auto"
+    dtype: CheckedDType = "auto"
     device: Device = "auto"
     tensor_parallel: int = Field(default=1, ge=1, le=64)
     max_batch_tokens: int | None = Field(default=None, ge=16)
@@ -142,10 +161,3 @@ class EngineConfig(Settings):
     page_size: int | None = Field(default=None, ge=1, le=4096)
     attention: AttentionName = "auto"
     threads: int | None = Field(default=None, ge=1)
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _no_float16(cls, value: Any) -> Any:
-        if str(value).removeprefix("torch.") in {"float16", "half", "fp16"}:
-            raise ValueError(FLOAT16_REFUSED)
-        return value

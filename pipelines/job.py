@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from model.errors import ParameterError
-from model.params import AttentionName, Device, DType, EngineConfig, SamplingParams, Settings
+from model.params import AttentionName, CheckedDType, Device, EngineConfig, SamplingParams, Settings
 from model.tasks import Normalize, Pooling
 
 from .errors import JobError
@@ -114,7 +114,7 @@ class Resources(Settings):
 
     replicas: int | str | None = None
     tensor_parallel: int = 1
-    dtype: DType = "auto"
+    dtype: CheckedDType = "auto"
     device: Device = "auto"
     max_model_len: int | None = None
     max_batch_tokens: int | None = None

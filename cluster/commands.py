@@ -1,0 +1,139 @@
+"""The subcommands of `gemmaray`.
+
+Torch and Ray take seconds to import, so what needs them is imported where it is used (hence each
+PLC0415 below): `--help`, `--version` and a mistyped flag answer at once.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from pipelines.job import JobSpec
+
+from .options import Address, JobOptions, Place, Quiet, Sampling, given, job_values
+from .signature import with_options
+
+app = typer.Typer(
+    help="Gemma 2 over Parquet: generations and scores, on one machine or a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it
+    if wanted:
+        typer.echo(f"gemmaray {version('gemmaray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Typer wants a function to hang --version on."""
+
+
+@app.command()
+def run(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file.")],
+    *,
+    address: Address = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a job file, or resume it."""
+    _launch(JobSpec.from_yaml(job), address=address, quiet=quiet)
+
+
+@app.command()
+@with_options
+def generate(place: Place, options: JobOptions, sampling: Sampling) -> None:
+    """Continue each prompt."""
+    _start(place, options, {"generate": sampling.settings()})
+
+
+@app.command()
+@with_options
+def classify(place: Place, options: JobOptions) -> None:
+    """Label prompts with a classification head."""
+    _start(place, options, {"classify": {}})
+
+
+@app.command()
+@with_options
+def score_labels(
+    place: Place,
+    options: JobOptions,
+    labels: Annotated[str, typer.Option(metavar="A,B,...", help="At least two labels.")],
+    normalize: Annotated[
+        Literal["sum", "mean"] | None,
+        typer.Option(
+            help="Compare log-likelihoods, or their means over the tokens of each label.",
+            show_default="sum",
+        ),
+    ] = None,
+) -> None:
+    """Give labels a probability as the answer."""
+    settings = {"labels": labels.split(","), "normalize": normalize}
+    _start(place, options, {"score_labels": given(settings)})
+
+
+@app.command()
+@with_options
+def tag(place: Place, options: JobOptions) -> None:
+    """Find spans with a token classification head."""
+    _start(place, options, {"tag_tokens": {}})
+
+
+@app.command()
+@with_options
+def embed(
+    place: Place,
+    options: JobOptions,
+    pooling: Annotated[
+        Literal["last", "mean"] | None,
+        typer.Option(
+            help="The hidden state of the last token, or the mean of all.", show_default="last"
+        ),
+    ] = None,
+    *,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize", help="Give unit length.", show_default="normalize"
+        ),
+    ] = None,
+) -> None:
+    """Turn each prompt into a vector."""
+    _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
+
+
+@app.command()
+def demo() -> None:
+    """Run the demo jobs of a source checkout."""
+    from .demo import run_demo  # noqa: PLC0415
+
+    run_demo()
+
+
+def _start(place: Place, options: JobOptions, task: dict[str, Any]) -> NoReturn:
+    spec = JobSpec(**job_values(place, options, task))
+    if not place.is_stream:
+        _launch(spec, address=options.address, quiet=options.quiet)
+    from .stdio import answer_lines  # noqa: PLC0415
+
+    raise typer.Exit(answer_lines(spec, as_json=options.jsonl, quiet=options.quiet))
+
+
+def _launch(spec: JobSpec, *, address: str | None, quiet: bool) -> NoReturn:
+    from .launch import launch  # noqa: PLC0415
+
+    raise typer.Exit(launch(spec, address=address, quiet=quiet))

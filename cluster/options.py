@@ -1,0 +1,266 @@
+"""The options of the task commands, each written once, and the job that they amount to."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import typer
+
+from model.errors import GemmarayError
+from model.params import Device, DType
+
+STANDARD_STREAM = "-"
+LINE = "line"  # what the only column of standard input is called
+RESOURCES = ("replicas", "tensor_parallel", "dtype", "device", "max_model_len")
+PARQUET_ONLY = (
+    "prompt_column",
+    "messages_column",
+    "system",
+    "keep",
+    "limit",
+    "unit_rows",
+    "replicas",
+)
+
+
+class UsageError(GemmarayError):
+    """Options that contradict each other."""
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and answers only.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        metavar="HOST:PORT",
+        help="Join this Ray cluster. Otherwise the job gets a Ray of its own on this machine.",
+    ),
+]
+
+
+def _option(text: str, *names: str, panel: str, default: str = "", metavar: str = "") -> Any:
+    """Describe an option whose default (None) leaves the choice to the job."""
+    return typer.Option(
+        *names,
+        help=text,
+        rich_help_panel=panel,
+        show_default=default or False,
+        metavar=metavar or None,
+    )
+
+
+_prompt = functools.partial(_option, panel="Prompts")
+_output = functools.partial(_option, panel="Output")
+_model = functools.partial(_option, panel="Model and machine")
+_sampling = functools.partial(_option, panel="Sampling")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where prompts come from and answers go."""
+
+    input: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A Parquet file, folder or glob, local or s3://; or - for prompts on standard "
+            "input, one per line.",
+        ),
+    ]
+    output: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="A folder, local or s3://; - (standard output) when INPUT is -.",
+        ),
+    ] = STANDARD_STREAM
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether prompts come on standard input.
+
+        Raises:
+            UsageError: only one of the two is a standard stream.
+        """
+        streams = [self.input == STANDARD_STREAM, self.output == STANDARD_STREAM]
+        if any(streams) and not all(streams):
+            raise UsageError(
+                "standard input goes with standard output (gemmaray generate - - ...), and Parquet "
+                f"with an output folder; got INPUT {self.input} and OUTPUT {self.output}"
+            )
+        return all(streams)
+
+
+@dataclasses.dataclass(frozen=True)
+class JobOptions:
+    """What all tasks have in common."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A checkpoint folder, a Hugging Face id, or s3://bucket/prefix.",
+            rich_help_panel="Model and machine",
+        ),
+    ]
+    revision: Annotated[str | None, _model("Branch, tag or commit of a Hugging Face id.")] = None
+    prompt_column: Annotated[
+        str | None, _prompt("The text column that holds the prompt.", metavar="COLUMN")
+    ] = None
+    messages_column: Annotated[
+        str | None, _prompt("The column of chat messages (role, content).", metavar="COLUMN")
+    ] = None
+    prompt: Annotated[
+        str | None,
+        _prompt(
+            "The prompt, with columns in braces, as in: Summarise {body}. A line of standard "
+            "input is {line}.",
+            metavar="TEMPLATE",
+        ),
+    ] = None
+    chat: Annotated[
+        bool | None,
+        _prompt(
+            "Put the prompt into a user turn of the chat template, or take it as it is.",
+            "--chat/--raw",
+            default="chat where the model has a template",
+        ),
+    ] = None
+    system: Annotated[
+        Literal["reject", "fold"] | None,
+        _prompt(
+            "A system message makes an error row, or goes before the first user message.",
+            default="reject",
+        ),
+    ] = None
+    keep: Annotated[
+        str | None,
+        _output("Input columns to copy to the output.", default="all", metavar="A,B,..."),
+    ] = None
+    limit: Annotated[int | None, _output("Only this many rows, from the start.")] = None
+    unit_rows: Annotated[
+        int | None, _output("Rows that are committed together.", default="by the size of the job")
+    ] = None
+    replicas: Annotated[
+        str | None,
+        _model(
+            "Engines side by side.", default="one per GPU group or machine", metavar="N|MIN..MAX"
+        ),
+    ] = None
+    tensor_parallel: Annotated[
+        int | None, _model("GPUs (or processes) that share one engine.", default="1")
+    ] = None
+    dtype: Annotated[
+        DType | None,
+        _model("Of weights, activations and KV cache.", default="auto: what the checkpoint says"),
+    ] = None
+    device: Annotated[
+        Device | None, _model("Where it computes.", default="auto: CUDA where there is any")
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        _model("Longest prompt plus answer, in tokens.", default="what the model allows"),
+    ] = None
+    address: Address = None
+    jsonl: Annotated[
+        bool,
+        typer.Option(
+            "--jsonl",
+            help="On standard output: one JSON object for each prompt.",
+            rich_help_panel="Output",
+        ),
+    ] = False
+    quiet: Quiet = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn; named as in SamplingParams."""
+
+    max_tokens: Annotated[int | None, _sampling("Tokens of an answer at most.", default="128")] = (
+        None
+    )
+    temperature: Annotated[
+        float | None, _sampling("0 always takes the likeliest token.", default="0.0")
+    ] = None
+    top_p: Annotated[
+        float | None, _sampling("Draw from the likeliest tokens that hold this much.", default="1")
+    ] = None
+    top_k: Annotated[
+        int | None, _sampling("Draw from this many likeliest tokens.", default="all")
+    ] = None
+    seed: Annotated[
+        int | None, _sampling("Fixes what is drawn for each row.", default="drawn once for the job")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        _sampling("Text that ends an answer; may be given many times.", metavar="TEXT"),
+    ] = None
+    ignore_eos: Annotated[
+        bool | None,
+        _sampling("Go on past the end tokens, up to --max-tokens.", "--ignore-eos"),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Give what the user set, under the names of SamplingParams."""
+        return given(dataclasses.asdict(self))
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop what the user left out, so that the job's own defaults hold."""
+    return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict[str, Any]:
+    """Write the job that the options amount to, as a job file would.
+
+    Raises:
+        UsageError: options that contradict each other.
+    """
+    column = options.prompt_column
+    if place.is_stream:
+        _refuse_in_stream(options)
+        column = None if options.prompt else LINE
+    elif options.jsonl:
+        raise UsageError("--jsonl goes with standard input and output; a job writes Parquet")
+    else:
+        _need_one_prompt(options)
+    return given(
+        {
+            "input": place.input,
+            "output": place.output,
+            "model": options.model,
+            "revision": options.revision,
+            "prompt": options.prompt,
+            "prompt_column": column,
+            "messages": options.messages_column,
+            "chat": None if options.chat is None else "chat" if options.chat else "raw",
+            "system": options.system,
+            "keep": options.keep if options.keep in (None, "*") else options.keep.split(","),
+            "tasks": [tasks],
+            "resources": _pick(options, RESOURCES),
+            "limit": options.limit,
+            "unit_rows": options.unit_rows,
+        }
+    )
+
+
+def _refuse_in_stream(options: JobOptions) -> None:
+    unfit = _pick(options, PARQUET_ONLY)
+    if unfit:
+        flag = next(iter(unfit)).replace("_", "-")
+        raise UsageError(f"--{flag} is for Parquet; it can't be used with standard input")
+
+
+def _need_one_prompt(options: JobOptions) -> None:
+    chosen = _pick(options, ("prompt_column", "messages_column", "prompt"))
+    if len(chosen) != 1:
+        got = " and ".join("--" + name.replace("_", "-") for name in chosen) or "none"
+        raise UsageError(
+            "say what the prompt is with one of --prompt-column, --messages-column and --prompt; "
+            f"got {got}"
+        )
+
+
+def _pick(options: JobOptions, names: Iterable[str]) -> dict[str, Any]:
+    return given({name: getattr(options, name) for name in names})

@@ -1,0 +1,29 @@
+"""What is said about a job when it is done."""
+
+from pipelines.report import JobReport
+
+from .wording import counted, duration
+
+
+def summary(report: JobReport) -> str:
+    """Say what was done, how fast, and where the results are."""
+    rows = f"{counted(report.rows_done, 'row')}, {counted(report.rows_failed, 'error')}"
+    if report.rows_resumed:
+        rows += f" ({report.rows_resumed:,} were there already)"
+    lines = {"rows": rows}
+    if report.rows_failed:
+        lines["errors"] = "each failed row says why in its column `error`"
+    lines |= {
+        "tokens": tokens(report.prompt_tokens, report.completion_tokens, report.elapsed_s),
+        "time": f"{duration(report.elapsed_s)} on {counted(report.replicas, 'replica')}",
+        "prompt": "in a user turn of the chat template" if report.chat else "plain text",
+        "output": f"{report.output} ({counted(report.parts, 'part')})",
+        "read it": f"pyarrow.parquet.read_table({report.output!r})",
+    }
+    return "\n".join(f"{name:8} {text}" for name, text in lines.items())
+
+
+def tokens(prompt_tokens: int, completion_tokens: int, seconds: float) -> str:
+    """Say how many tokens were read and written, and how many that is per second."""
+    per_second = (prompt_tokens + completion_tokens) / max(seconds, 1e-9)
+    return f"{prompt_tokens:,} in, {completion_tokens:,} out, {per_second:,.0f} per second"

@@ -1,0 +1,40 @@
+"""The command as a user runs it: a Ray of its own, a real job, and a tidy terminal."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_runs_on_a_ray_of_its_own_and_nothing_else_is_printed(tmp_path: Path) -> None:
+    texts = ["libfoo-dev - headers of foo", "", "bar - a game"]
+    pq.write_table(pa.table({"id": [1, 2, 3], "text": texts}), tmp_path / "in.parquet")
+    finished = subprocess.run(
+        [
+            Path(sys.executable).with_name("gemmaray"),
+            *("generate", "in.parquet", "out", "--prompt-column", "text", "--keep", "id"),
+            *("--model", ROOT / "examples" / "demo-model" / "causal-lm", "--max-tokens", "4"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    first, *lines = finished.stderr.splitlines()
+    assert first == "starting Ray on this machine"
+    assert [line for line in lines if not re.match(r"[0-3]/3 rows \| ", line)] == []
+    assert finished.stdout.startswith("rows     3 rows, 1 error\n")
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["id"] for row in rows] == [1, 2, 3]
+    assert [row["error"] for row in rows] == [None, "column 'text' is empty", None]
+    assert [row["generated_text"] is None for row in rows] == [False, True, False]
