@@ -84,6 +84,10 @@ def _environment(*, local: bool) -> dict[str, str]:
         "RAY_ENABLE_AUTO_CONNECT": "0",
         # Ray's C++ part writes to the terminal, past every logger, what is raised as well.
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # Threads of an engine that wait for each other must not spin on a core that Ray's tasks
+        # want. On two busy cores this made the demo model 4 times as fast; on idle ones it costs
+        # 10 %. (benchmarks/LOG.md)
+        "GOMP_SPINCOUNT": "1000",
     }
     if local and os.environ.get("RAY_AUTH_MODE", "token") == "token":
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

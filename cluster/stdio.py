@@ -20,13 +20,12 @@ from model import Engine
 from model.errors import GemmarayError
 from pipelines.checkpoint_info import CheckpointInfo, inspect_checkpoint
 from pipelines.job import JobSpec
-from pipelines.labels import label_tokens
 from pipelines.packet import PROMPTS, unpacked
 from pipelines.plan import Unit
 from pipelines.prepare import Preparer
 from pipelines.prompts import PromptSource
 from pipelines.reader import UnitRows
-from pipelines.tasks import JobTasks
+from pipelines.tasks import JobTasks, tasks_of
 from pipelines.work import JobWork
 
 from .options import LINE
@@ -62,7 +61,7 @@ def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -
         console.print("type prompts, one per line, and Ctrl-D behind the last")
     prompts = sys.stdin.buffer.read().splitlines()
     checkpoint = inspect_checkpoint(spec)
-    tasks = _tasks(spec, checkpoint)
+    tasks = tasks_of(spec, checkpoint)
     lines = _prepare(spec, checkpoint, tasks, prompts)
     show = json.dumps if as_json else partial(_plain, alone=len(prompts) == 1)
     started, failed = time.monotonic(), 0
@@ -82,13 +81,6 @@ def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -
         f"{counted(len(prompts), 'prompt')} ({way}), {counted(failed, 'error')}; tokens: {speed}"
     )
     return SOME_LINE_FAILED if failed else 0
-
-
-def _tasks(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
-    labels = None
-    if spec.tasks.score_labels:
-        labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)
-    return JobTasks.of(spec.tasks, labels)
 
 
 def _prepare(

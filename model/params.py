@@ -146,7 +146,8 @@ class EngineConfig(Settings):
         kv_cache_bytes: size of the KV cache of one rank; None takes a share of what is free.
         page_size: tokens per KV page; None lets the attention backend choose.
         attention: the attention backend.
-        threads: CPU threads of each rank; None leaves torch's own choice.
+        threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
+            they compute on the CPU.
     """
 
     checkpoint: str = Field(min_length=1)

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from model.errors import ParameterError
-
 from .checkpoint_info import CheckpointInfo, inspect_checkpoint
 from .fingerprint import fingerprint
 from .inputs import find_files, read_footers, refuse_output_among_inputs
 from .job import JobSpec
-from .labels import label_tokens
 from .placement import Flow, Placement, flow, place
 from .plan import Plan, join_or_start, make_plan
 from .prepare import Preparer
@@ -19,7 +16,7 @@ from .prompts import PromptSource
 from .schema import check_columns, output_schema, read_columns
 from .storage import Store, open_store, probe
 from .stream import Stream
-from .tasks import JobTasks
+from .tasks import JobTasks, tasks_of
 from .work import JobWork
 
 
@@ -95,7 +92,7 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
     """
     placement = place(spec.resources, nodes)
     checkpoint = inspect_checkpoint(spec)
-    tasks = _tasks(spec, checkpoint)
+    tasks = tasks_of(spec, checkpoint)
     source = PromptSource.of(spec)
 
     files = find_files(spec.input)
@@ -116,16 +113,3 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
     )
     plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
     return Job(spec, checkpoint, tasks, source, kept, schema, store, plan, joined, placement)
-
-
-def _tasks(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
-    labels = None
-    if spec.tasks.score_labels:
-        labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)
-    tasks = JobTasks.of(spec.tasks, labels)
-    if tasks.reserve >= checkpoint.max_model_len:
-        raise ParameterError(
-            f"the answer may take {tasks.reserve} tokens, which leaves no room for a prompt in "
-            f"{checkpoint.max_model_len}: lower generate.max_tokens"
-        )
-    return tasks

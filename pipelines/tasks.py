@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from model.errors import ParameterError
 from model.outputs import (
     ClassificationOutput,
     EmbeddingOutput,
@@ -16,8 +17,9 @@ from model.outputs import (
 from model.params import SamplingParams
 from model.tasks import Classify, Embed, Generate, ScoreLabels, TagTokens, Task
 
-from .job import EmbedSettings, Tasks
-from .labels import LabelTokens
+from .checkpoint_info import CheckpointInfo
+from .job import EmbedSettings, JobSpec, Tasks
+from .labels import LabelTokens, label_tokens
 
 LABEL_SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
 ENTITIES = pa.list_(
@@ -270,3 +272,21 @@ class JobTasks:
         for columns, result in zip(self.columns, results, strict=True):
             cells |= columns.cells(result)
         return cells
+
+
+def tasks_of(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
+    """Give the tasks of a job, its labels encoded.
+
+    Raises:
+        ParameterError: labels can't be told apart, or no prompt could be as short as it must be.
+    """
+    labels = None
+    if spec.tasks.score_labels:
+        labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)
+    tasks = JobTasks.of(spec.tasks, labels)
+    if tasks.reserve >= checkpoint.max_model_len:
+        raise ParameterError(
+            f"the answer may take {tasks.reserve} tokens, which leaves no room for a prompt in "
+            f"{checkpoint.max_model_len}: lower generate.max_tokens"
+        )
+    return tasks

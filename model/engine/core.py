@@ -63,14 +63,15 @@ class EngineCore:
         self.stats = EngineStats()
         self._requests: dict[str, Request] = {}
         self._names = (f"request-{number}" for number in itertools.count())
+        device_type = _device_type(config)
         setup = RankSetup(
             folder=folder,
             config=self.model_config,
             dtype=self.model_config.compute_dtype(config.dtype),
-            device_type=_device_type(config),
+            device_type=device_type,
             attention=config.attention,
             page_size=config.page_size,
-            threads=config.threads,
+            threads=_threads(config, device_type),
         )
         self.dtype = setup.dtype
         self.max_model_len = min(
@@ -255,6 +256,13 @@ class EngineCore:
                 self.stats.finished += 1
             updates.append(RequestUpdate(request_id, deltas, output))
         return updates
+
+
+def _threads(config: EngineConfig, device_type: str) -> int | None:
+    """Return the CPU threads of each rank: ranks that compute on the CPU share the cores."""
+    if config.threads is not None or device_type != "cpu" or config.tensor_parallel == 1:
+        return config.threads
+    return max(1, torch.get_num_threads() // config.tensor_parallel)
 
 
 def _device_type(config: EngineConfig) -> str:

@@ -85,7 +85,9 @@ def test_row_3_greedy_answers_and_long_continuations(
 
 def test_row_1_log_probabilities(ids: list[list[int]]) -> None:
     oracle = teacher_forced(reference(LM), ids).log_softmax(-1)
-    expected = oracle[torch.arange(len(oracle) - 1), torch.tensor(list(chain.from_iterable(ids)))[1:]]
+    expected = oracle[
+        torch.arange(len(oracle) - 1), torch.tensor(list(chain.from_iterable(ids)))[1:]
+    ]
     with engine(LM) as ours:
         outputs = ours.logprobs(ids)
     at, worst = 0, 0.0
