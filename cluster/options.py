@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import GemmarayError
-from model.params import Device, DType
+from model.params import Device
 
 STANDARD_STREAM = "-"
 LINE = "line"  # what the only column of standard input is called
@@ -150,9 +150,14 @@ class JobOptions:
     tensor_parallel: Annotated[
         int | None, _model("GPUs (or processes) that share one engine.", default="1")
     ] = None
+    # Not a choice of these: float16 gets the job's own answer, which says why it is refused.
     dtype: Annotated[
-        DType | None,
-        _model("Of weights, activations and KV cache.", default="auto: what the checkpoint says"),
+        str | None,
+        _model(
+            "Of weights, activations and KV cache.",
+            default="auto: what the checkpoint says",
+            metavar="auto|bfloat16|float32",
+        ),
     ] = None
     device: Annotated[
         Device | None, _model("Where it computes.", default="auto: CUDA where there is any")
