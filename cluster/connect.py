@@ -85,8 +85,8 @@ def _environment(*, local: bool) -> dict[str, str]:
         # Ray's C++ part writes to the terminal, past every logger, what is raised as well.
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         # Threads of an engine that wait for each other must not spin on a core that Ray's tasks
-        # want. On two busy cores this made the demo model 4 times as fast; on idle ones it costs
-        # 10 %. (benchmarks/LOG.md)
+        # want. On two busy cores this makes the demo model 4 times as fast; on idle ones it costs
+        # up to 25 % with two threads and nothing with one. (benchmarks/LOG.md)
         "GOMP_SPINCOUNT": "1000",
     }
     if local and os.environ.get("RAY_AUTH_MODE", "token") == "token":
