@@ -19,6 +19,9 @@ from .job import Resources
 TASK_CPUS = 0.2
 NODE_RESERVE = 2 * TASK_CPUS
 STEP = 0.25
+# Of the memory that Ray counts on a CPU node, for the KV caches of all its replicas together. An
+# engine by itself would take a quarter of what is free, and so would the one beside it.
+KV_CACHE_SHARE = 0.4
 
 # Sequences that an engine runs by default; see EngineConfig.
 DEFAULT_SEQUENCES = 256
@@ -36,6 +39,7 @@ class Placement:
         num_cpus: of each, for Ray's scheduler.
         num_gpus: of each.
         threads: CPU threads of each rank; None leaves the engine's default.
+        kv_cache_bytes: KV cache of each rank; None leaves the engine's default.
     """
 
     device: Literal["cpu", "cuda"]
@@ -44,6 +48,7 @@ class Placement:
     num_cpus: float
     num_gpus: int
     threads: int | None
+    kv_cache_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +77,28 @@ def place(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Placeme
     gpus = [int(node.get("GPU", 0)) for node in nodes]
     if resources.device == "cuda" or (resources.device == "auto" and max(gpus, default=0) > 0):
         return _on_gpus(resources, nodes, gpus)
-    cpus = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0]
-    if not cpus:
+    nodes = [node for node in nodes if node.get("CPU", 0) > 0]
+    if not nodes:
         raise JobError("no node of the cluster has CPUs to compute with")
-    least, most = resources.replica_range or (len(cpus), len(cpus))
-    per_node = ceil(most / len(cpus))
-    share = _share(min(cpus), per_node)
+    cpus = min(node["CPU"] for node in nodes)
+    least, most = resources.replica_range or (len(nodes), len(nodes))
+    per_node = ceil(most / len(nodes))
+    share = _share(cpus, per_node)
     if share <= 0:
         raise JobError(
-            f"resources.replicas: {per_node} replicas do not fit on a node of {min(cpus):g} CPUs"
+            f"resources.replicas: {per_node} replicas do not fit on a node of {cpus:g} CPUs"
         )
-    threads = max(1, int(min(cpus)) // per_node // resources.tensor_parallel)
-    return Placement("cpu", least, most, share, 0, resources.threads or threads)
+    ranks = per_node * resources.tensor_parallel
+    memory = min(node.get("memory", 0) for node in nodes)
+    return Placement(
+        device="cpu",
+        least=least,
+        most=most,
+        num_cpus=share,
+        num_gpus=0,
+        threads=resources.threads or max(1, int(cpus) // ranks),
+        kv_cache_bytes=resources.kv_cache_bytes or int(memory * KV_CACHE_SHARE) // ranks or None,
+    )
 
 
 def flow(resources: Resources, unit_rows: int, units: int, replicas: int) -> Flow:
@@ -115,7 +130,15 @@ def _on_gpus(
         for node, count in zip(nodes, groups, strict=True)
         if count
     ]
-    return Placement("cuda", least, most, max(0.0, min(1.0, *shares)), size, resources.threads)
+    return Placement(
+        device="cuda",
+        least=least,
+        most=most,
+        num_cpus=max(0.0, min(1.0, *shares)),
+        num_gpus=size,
+        threads=resources.threads,
+        kv_cache_bytes=resources.kv_cache_bytes,
+    )
 
 
 def _share(cpus: float, replicas: int) -> float:

@@ -66,6 +66,7 @@ class Job:
             checkpoint.revision,
             device=placement.device,
             threads=placement.threads,
+            kv_cache_bytes=placement.kv_cache_bytes,
         )
         held: Flow = flow(self.spec.resources, self.plan.unit_rows, units, placement.most)
         return Stream(

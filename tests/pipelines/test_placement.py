@@ -44,6 +44,23 @@ def test_replicas_and_their_share(
 
 
 @pytest.mark.parametrize(
+    ("nodes", "resources", "expected"),
+    [
+        ([{"CPU": 8.0, "memory": 10e9}], {}, 4_000_000_000),
+        ([{"CPU": 8.0, "memory": 10e9}], {"replicas": 2, "tensor_parallel": 2}, 1_000_000_000),
+        ([{"CPU": 8.0, "memory": 10e9}, {"CPU": 8.0, "memory": 5e9}], {}, 2_000_000_000),
+        ([{"CPU": 8.0, "memory": 10e9}], {"kv_cache_bytes": 1 << 20}, 1 << 20),
+        (cpus(8), {}, None),
+        ([{**GPU_NODE, "memory": 10e9}], {}, None),
+    ],
+)
+def test_replicas_of_a_node_share_its_memory(
+    nodes: list[dict[str, float]], resources: dict[str, Any], expected: int | None
+) -> None:
+    assert place(Resources(**resources), nodes).kv_cache_bytes == expected
+
+
+@pytest.mark.parametrize(
     ("nodes", "resources", "message"),
     [
         (cpus(1), {"replicas": 3}, "3 replicas do not fit on a node of 1 CPUs"),
