@@ -23,7 +23,6 @@ from pipelines.job import JobSpec
 from pipelines.packet import PROMPTS, unpacked
 from pipelines.plan import Unit
 from pipelines.prepare import Preparer
-from pipelines.prompts import PromptSource
 from pipelines.reader import UnitRows
 from pipelines.tasks import JobTasks, tasks_of
 from pipelines.work import JobWork
@@ -86,16 +85,7 @@ def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -
 def _prepare(
     spec: JobSpec, checkpoint: CheckpointInfo, tasks: JobTasks, prompts: Sequence[bytes]
 ) -> list[_Line]:
-    preparer = Preparer(
-        source=PromptSource.of(spec),
-        kept=pa.schema([]),
-        files=checkpoint.tokenizer_files,
-        chat=checkpoint.chat,
-        system=spec.system,
-        with_text=tasks.needs_text,
-        max_len=checkpoint.max_model_len,
-        reserve=tasks.reserve,
-    )
+    preparer = Preparer.of(spec, checkpoint, tasks, pa.schema([]))
     # A view: what is not UTF-8 becomes the error of its line, not of all.
     column = pa.array(prompts, pa.binary()).view(pa.string())
     rows = UnitRows(Unit(0, 0, len(prompts)), pa.table({LINE: column}), {})

@@ -145,6 +145,10 @@ class ModelConfig:
             )
         return replace(config, eos_token_ids=ids) if ids else config
 
+    def model_len(self, requested: int | None) -> int:
+        """The most tokens of prompt and answer: what was asked for, within the config's limit."""
+        return min(requested or self.max_position_embeddings, self.max_position_embeddings)
+
     def compute_dtype(self, requested: DType) -> ComputeDType:
         """The dtype to compute in: what was asked for, or with "auto" the stored one.
 

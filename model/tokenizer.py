@@ -48,6 +48,7 @@ class GemmaTokenizer:
 
     Attributes:
         bos_id: the id of `<bos>`.
+        end_of_turn_id: the id of `<end_of_turn>`; None in a vocabulary without it.
         control_ids: ids of the tokens that no text is ever encoded to (`<unk>` aside, which stands
             for characters that the vocabulary lacks) and that decoding leaves out.
         has_chat_template: whether the checkpoint was made for Gemma's turns.
@@ -62,6 +63,7 @@ class GemmaTokenizer:
         controls = _mark_controls(tokenizer, template or "")
         self.control_ids = frozenset(controls.values())
         self.bos_id = controls[Control.BOS]
+        self.end_of_turn_id = controls.get(Control.END_OF_TURN)
         self.has_chat_template = (
             Control.START_OF_TURN in (template or "") and set(Control) <= controls.keys()
         )

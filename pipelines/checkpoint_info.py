@@ -67,14 +67,13 @@ def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
             )
     files = TokenizerFiles.of(folder)
     is_folder = Path(spec.model).expanduser().is_dir()
-    limit = config.max_position_embeddings
     return CheckpointInfo(
         checkpoint=str(folder.absolute()) if is_folder else spec.model,
         revision=None if is_folder else hub_commit(folder) or spec.revision,
         digest=identify(folder),
         config=config,
         dtype=config.compute_dtype(spec.resources.dtype),
-        max_model_len=min(spec.resources.max_model_len or limit, limit),
+        max_model_len=config.model_len(spec.resources.max_model_len),
         tokenizer_files=files,
         chat=_uses_chat(spec, files.load()),
     )

@@ -62,15 +62,10 @@ def label_tokens(settings: LabelSettings, tokenizer: GemmaTokenizer, *, chat: bo
                 f"score_labels: {pair[0]!r} is how {pair[1]!r} begins, so it could never lose; "
                 "use normalize: mean, a chat prompt, or other labels"
             )
-        end = _end_of_turn(tokenizer)
+        end = tokenizer.end_of_turn_id
+        assert end is not None, "a chat template writes it"
         plain, spaced = (tuple((*ids, end) for ids in variant) for variant in (plain, spaced))
     return LabelTokens(names, plain, spaced, settings.normalize)
-
-
-def _end_of_turn(tokenizer: GemmaTokenizer) -> int:
-    ids = tokenizer.encode_messages([{"role": "user", "content": "."}])
-    _bos, _start, end, _model = (i for i in ids if i in tokenizer.control_ids)
-    return end
 
 
 def _beginning(names: tuple[str, ...], ids: tuple[Ids, ...]) -> tuple[str, str] | None:

@@ -9,10 +9,13 @@ import pyarrow as pa
 from model.errors import PromptError
 from model.tokenizer import GemmaTokenizer
 
+from .checkpoint_info import CheckpointInfo
 from .columns import without_invalid_text
+from .job import JobSpec
 from .packet import make_packet
 from .prompts import Prompt, PromptSource
 from .reader import UnitRows
+from .tasks import JobTasks
 from .tokenizer_files import TokenizerFiles
 
 # More characters than any token of Gemma's vocabulary stands for: longer text can't fit, and is
@@ -54,6 +57,22 @@ class Preparer:
     with_text: bool
     max_len: int
     reserve: int
+
+    @classmethod
+    def of(
+        cls, spec: JobSpec, checkpoint: CheckpointInfo, tasks: JobTasks, kept: pa.Schema
+    ) -> "Preparer":
+        """Take from a job what it needs."""
+        return cls(
+            source=PromptSource.of(spec),
+            kept=kept,
+            files=checkpoint.tokenizer_files,
+            chat=checkpoint.chat,
+            system=spec.system,
+            with_text=tasks.needs_text,
+            max_len=checkpoint.max_model_len,
+            reserve=tasks.reserve,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:

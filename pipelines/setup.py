@@ -28,7 +28,6 @@ class Job:
         spec: as the user wrote it.
         checkpoint: its model.
         tasks: what is computed for each row.
-        source: where prompts come from.
         kept: the kept columns.
         schema: of the output.
         store: the output.
@@ -40,7 +39,6 @@ class Job:
     spec: JobSpec
     checkpoint: CheckpointInfo
     tasks: JobTasks
-    source: PromptSource
     kept: pa.Schema
     schema: pa.Schema
     store: Store
@@ -51,16 +49,6 @@ class Job:
     def stream(self, units: int) -> Stream:
         """Give what the stages of the run need to know, for so many units to compute."""
         checkpoint, placement = self.checkpoint, self.placement
-        preparer = Preparer(
-            source=self.source,
-            kept=self.kept,
-            files=checkpoint.tokenizer_files,
-            chat=checkpoint.chat,
-            system=self.spec.system,
-            with_text=self.tasks.needs_text,
-            max_len=checkpoint.max_model_len,
-            reserve=self.tasks.reserve,
-        )
         engine = self.spec.engine_config(
             checkpoint.checkpoint,
             checkpoint.revision,
@@ -73,7 +61,7 @@ class Job:
             plan=self.plan,
             output=self.store.url,
             schema=self.schema,
-            preparer=preparer,
+            preparer=Preparer.of(self.spec, checkpoint, self.tasks, self.kept),
             work=JobWork(self.tasks, self.plan.seed),
             engine=engine,
             placement=placement,
@@ -113,4 +101,4 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
         seed=spec.tasks.generate.seed if spec.tasks.generate else None,
     )
     plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
-    return Job(spec, checkpoint, tasks, source, kept, schema, store, plan, joined, placement)
+    return Job(spec, checkpoint, tasks, kept, schema, store, plan, joined, placement)

@@ -38,8 +38,7 @@ class CompletionReader:
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self._min_tokens = params.min_tokens
-        self._eos = frozenset() if params.ignore_eos else frozenset(eos_ids)
-        self._ends = self._eos | frozenset(params.stop_token_ids)
+        self._ends = frozenset((*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)))
         self._keep_logprobs = params.logprobs is not None
         self._row = SamplingRow(
             params=params,

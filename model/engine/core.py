@@ -74,10 +74,7 @@ class EngineCore:
             threads=_threads(config, device_type),
         )
         self.dtype = setup.dtype
-        self.max_model_len = min(
-            config.max_model_len or self.model_config.max_position_embeddings,
-            self.model_config.max_position_embeddings,
-        )
+        self.max_model_len = self.model_config.model_len(config.max_model_len)
         size = config.tensor_parallel
         self._executor: Executor = RankGroup(setup, size) if size > 1 else InProcess(setup)
         self._closed = False
