@@ -39,7 +39,7 @@ from model.engine.completion import CompletionReader
 from model.engine.scheduler import Scheduler
 from model.errors import GemmarayError
 from model.hybrid_cache import HybridCache
-from model.kv_cache import KVCache
+from model.kernels import Kernels
 
 REST = "outside of steps"
 
@@ -68,12 +68,11 @@ PARTS = (
     Part("rest of forward", "model", gemma2.Gemma2, "forward"),
     Part("residuals", "model", gemma2.Gemma2Layer, "forward"),
     Part("norms", "model", layers.RMSNorm, "forward"),
+    Part("norms", "model", layers.RMSNorm, "add"),
     Part("rest of attention", "model", gemma2.Gemma2Attention, "forward"),
-    Part("rotate", "model", gemma2, "rotate"),
-    Part("write keys", "model", KVCache, "write"),
     Part("linears", "model", layers.ColumnParallelLinear, "forward"),
     Part("linears", "model", layers.RowParallelLinear, "forward"),
-    Part("gelu", "model", layers.GatedMLP, "forward"),
+    Part("rest of MLP", "model", layers.GatedMLP, "forward"),
 )
 
 
@@ -125,10 +124,10 @@ class Stopwatch:
 
 @contextmanager
 def timers(watch: Stopwatch) -> Iterator[None]:
-    """Put a timer around every part, and around every attention backend."""
+    """Put a timer around every part, and around what every backend and all kernels do."""
     backends = [
-        Part("attention", "model", backend, "attend")
-        for backend in AttentionBackend.__subclasses__()
+        *[Part("attention", "model", kind, "attend") for kind in AttentionBackend.__subclasses__()],
+        *[Part("rotate", "model", kind, "rotate_and_store") for kind in Kernels.__subclasses__()],
     ]
     with ExitStack() as stack:
         for part in (*PARTS, *backends):
@@ -140,7 +139,11 @@ def timers(watch: Stopwatch) -> Iterator[None]:
 
 def show(watch: Stopwatch, steps: int, plain_s: float, console: Console) -> None:
     """Print the parts, the largest first, and the two sides' shares."""
-    sides = {part.label: part.side for part in PARTS} | {"attention": "model", REST: "engine"}
+    sides = {part.label: part.side for part in PARTS} | {
+        "attention": "model",
+        "rotate": "model",
+        REST: "engine",
+    }
     total = sum(watch.seconds.values())
     table = Table(box=box.MARKDOWN)
     for name in ("part", "side"):

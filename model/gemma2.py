@@ -7,7 +7,7 @@ heads of this rank, H head size, V vocabulary, L labels.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from .batch import LayerKind, PackedBatch
 from .checkpoint import Shard
 from .config import ModelConfig
 from .errors import TaskError
+from .kernels import Kernels
 from .kv_cache import KVCache
 from .layers import (
     ColumnParallelLinear,
@@ -26,9 +27,10 @@ from .layers import (
     Rotary,
     RowParallelLinear,
     VocabParallelEmbedding,
-    rotate,
+    weight_bytes,
 )
 from .parallel import TensorParallel, heads_of_rank
+from .params import Quantization
 
 
 class LayerGroupPlan(NamedTuple):
@@ -42,8 +44,7 @@ class LayerGroupPlan(NamedTuple):
 class _Step:
     """What all layers share in a step."""
 
-    cos: Tensor
-    sin: Tensor
+    angles: tuple[Tensor, Tensor]
     cache: KVCache
     groups: Mapping[LayerKind, tuple[Any, Tensor]]
     backend: AttentionBackend
@@ -61,6 +62,7 @@ class Gemma2Attention(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
+        self._kernels: Kernels
         self.layer_index = layer_index
         self.kind = config.layer_types[layer_index]
         self.head_dim = config.head_dim
@@ -89,14 +91,18 @@ class Gemma2Attention(nn.Module):
             device=device,
         )
 
+    def prepare(self, kernels: Kernels, quantization: Quantization) -> None:
+        """Hand the loaded weights over."""
+        self._kernels = kernels
+        self.qkv_proj.prepare(kernels, quantization)
+        self.o_proj.prepare(kernels, quantization)
+
     def forward(self, x_TD: Tensor, step: _Step) -> Tensor:
         """Write the step's keys and values, attend; [T, D] is whole on every rank."""
-        heads = self.qkv_proj(x_TD).unflatten(-1, (-1, self.head_dim))
-        rotated = rotate(heads[:, : -self.num_kv], step.cos, step.sin)
-        q_TNH, k_TKH = rotated[:, : self.num_query], rotated[:, self.num_query :]
-        v_TKH = heads[:, -self.num_kv :]
         plan, slots_T = step.groups[self.kind]
-        step.cache.write(self.layer_index, k_TKH, v_TKH, slots_T)
+        q_TNH = self._kernels.rotate_and_store(
+            self.qkv_proj(x_TD), step.angles, step.cache, self.layer_index, slots_T
+        )
         k_pages, v_pages = step.cache.layer(self.layer_index)
         out_TNH = step.backend.attend(
             q_TNH, k_pages, v_pages, plan, scale=self.scale, softcap=self.softcap
@@ -135,13 +141,31 @@ class Gemma2Layer(nn.Module):
         )
         self.post_feedforward_layernorm = norm()
 
-    def forward(self, x_TD: Tensor, step: _Step) -> Tensor:
-        """Return the hidden states [T, D] after this layer."""
-        branch_TD = self.self_attn(self.input_layernorm(x_TD), step)
-        x_TD = x_TD + self.post_attention_layernorm(branch_TD)
-        branch_TD = self.mlp(self.pre_feedforward_layernorm(x_TD))
-        out_TD: Tensor = x_TD + self.post_feedforward_layernorm(branch_TD)
-        return out_TD
+    def prepare(self, kernels: Kernels, quantization: Quantization) -> None:
+        """Hand the loaded weights over."""
+        for module in self.children():
+            if isinstance(module, RMSNorm):
+                module.prepare(kernels)
+        self.self_attn.prepare(kernels, quantization)
+        self.mlp.prepare(kernels, quantization)
+
+    def forward(
+        self, x_TD: Tensor, normed_TD: Tensor, step: _Step, following: RMSNorm
+    ) -> tuple[Tensor, Tensor]:
+        """Return the hidden states [T, D] after this layer, and those normed by `following`.
+
+        Args:
+            x_TD: hidden states before it; may be overwritten.
+            normed_TD: x after this layer's first norm.
+            step: what the layers share.
+            following: the norm that comes next, of another layer or the last.
+        """
+        branch_TD = self.self_attn(normed_TD, step)
+        x_TD, normed_TD = self.post_attention_layernorm.add(
+            x_TD, branch_TD, self.pre_feedforward_layernorm
+        )
+        branch_TD = self.mlp(normed_TD)
+        return self.post_feedforward_layernorm.add(x_TD, branch_TD, following)
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -153,7 +177,8 @@ class Gemma2Layer(nn.Module):
 class Gemma2(nn.Module):
     """One rank's Gemma 2, with the head that its checkpoint has.
 
-    Parameters are allocated and left for `checkpoint.load` to fill, through `shards`.
+    Parameters are allocated and left for `checkpoint.load` to fill, through `shards`; `prepare`
+    then gets it ready to compute.
 
     Raises:
         ParameterError: the model can't be cut into this many ranks.
@@ -163,6 +188,7 @@ class Gemma2(nn.Module):
         self, config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
+        self._kernels: Kernels
         self.config = config
         self.tp = tp
         self.dtype = dtype
@@ -188,6 +214,31 @@ class Gemma2(nn.Module):
             self.lm_head = self.embed_tokens
         else:
             self.lm_head = VocabParallelEmbedding(*vocab, dtype=dtype, device=device)
+
+    def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:
+        """Hand the loaded weights to the kernels that compute with them, before the first step.
+
+        Args:
+            kernels: of this device and dtype.
+            quantization: of the layers' linears; the embedding and the heads stay as they are.
+        """
+        self._kernels = kernels
+        for layer in self._blocks():
+            layer.prepare(kernels, quantization)
+        self.norm.prepare(kernels)
+        self.embed_tokens.prepare(kernels)
+        if self.lm_head is not None and self.lm_head is not self.embed_tokens:
+            self.lm_head.prepare(kernels)
+        if self.score_head is not None:
+            self.score_head.prepare(kernels)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on this rank, in the form in which they are kept."""
+        return weight_bytes(self)
+
+    def _blocks(self) -> list[Gemma2Layer]:
+        return cast("list[Gemma2Layer]", list(self.layers))
 
     def plan(
         self, batch: PackedBatch, backend: AttentionBackend, page_size: int
@@ -226,17 +277,18 @@ class Gemma2(nn.Module):
         Returns:
             [T, D] hidden states after the final norm, in the model's dtype, whole on every rank.
         """
-        cos, sin = self.rotary.angles(positions_T, self.dtype)
-        step = _Step(cos, sin, cache, layouts, backend)
-        x_TD: Tensor = self.embed_tokens(token_ids_T) * self.embed_scale
-        for layer in self.layers:
+        angles = self.rotary.angles(positions_T, self._kernels.angles_dtype or self.dtype)
+        step = _Step(angles, cache, layouts, backend)
+        x_TD: Tensor = self.embed_tokens(token_ids_T, self.embed_scale)
+        norms = [layer.input_layernorm for layer in self._blocks()] + [self.norm]
+        normed_TD: Tensor = norms[0](x_TD)
+        for layer, following in zip(self._blocks(), norms[1:], strict=True):
             if collect is not None:
-                collect.append(x_TD)
-            x_TD = layer(x_TD, step)
-        x_TD = self.norm(x_TD)
+                collect.append(x_TD.clone())
+            x_TD, normed_TD = layer(x_TD, normed_TD, step, following)
         if collect is not None:
-            collect.append(x_TD)
-        return x_TD
+            collect.append(normed_TD)
+        return normed_TD
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
@@ -250,10 +302,7 @@ class Gemma2(nn.Module):
                 f"a {self.config.architecture} checkpoint has no language-model head; "
                 "use a causal LM checkpoint to generate or to score texts"
             )
-        logits_RV = self.lm_head.project(hidden_RD)
-        cap = self.config.final_logit_softcapping
-        if cap is not None:
-            logits_RV.div_(cap).tanh_().mul_(cap)
+        logits_RV = self.lm_head.project(hidden_RD, self.config.final_logit_softcapping)
         return self.lm_head.gather(logits_RV)
 
     @torch.inference_mode()
@@ -274,8 +323,7 @@ class Gemma2(nn.Module):
     def shards(self) -> Iterator[Shard]:
         """Yield every tensor that the checkpoint must have, and where this rank's part goes."""
         yield from self.embed_tokens.shards("model.embed_tokens")
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, Gemma2Layer)
+        for i, layer in enumerate(self._blocks()):
             yield from layer.shards(f"model.layers.{i}")
         yield from self.norm.shards("model.norm")
         if self.lm_head is not None and self.lm_head is not self.embed_tokens:

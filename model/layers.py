@@ -1,19 +1,22 @@
 """The layers of Gemma 2 around its attention, cut over tensor-parallel ranks.
 
 Shape suffixes: T tokens, R rows of them, D hidden, F this rank's feed-forward width, N query
-heads, K KV heads, H head size, V vocabulary, L labels. Every rounding is where transformers'
-`models/gemma2/modeling_gemma2.py` has it, so that bfloat16 results stay as close to its as the
-matmuls allow.
+heads, K KV heads, H head size, V vocabulary, L labels.
+
+A layer is made with empty parameters, for a checkpoint to fill through `shards`; `prepare` then
+hands them to the kernels that will compute with them, and drops those that are kept in another
+form. Only then can a layer be called.
 """
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .checkpoint import Shard
+from .kernels import Kernels, Linear, Vocabulary
 from .parallel import TensorParallel, even_slice, vocab_of_rank
+from .params import Quantization
 
 ALL = slice(None)
 
@@ -21,6 +24,13 @@ ALL = slice(None)
 def empty_parameter(*shape: int, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     """Allocate a parameter for a checkpoint to fill; it is never trained."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes that a prepared model's weights take, those that layers share once."""
+    kept = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, LabelHead)
+    packed = sum(module.form.nbytes for module in model.modules() if isinstance(module, kept))
+    return packed + sum(parameter.nbytes for parameter in model.parameters())
 
 
 class RMSNorm(nn.Module):
@@ -34,13 +44,21 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = empty_parameter(size, dtype=dtype, device=device)
+        self.gain_D: Tensor
+        self._kernels: Kernels
+
+    def prepare(self, kernels: Kernels) -> None:
+        """Take the loaded weight."""
+        self.gain_D = 1.0 + self.weight.detach().float()
+        self._kernels = kernels
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Norm each row of [T, D]."""
-        y_TD = x_TD.float()
-        scale_T1 = y_TD.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
-        y_TD = y_TD * scale_T1
-        return y_TD.mul_(1.0 + self.weight.float()).to(x_TD.dtype)
+        return self._kernels.rms_norm(x_TD, self.gain_D, self.eps)
+
+    def add(self, x_TD: Tensor, branch_TD: Tensor, after: "RMSNorm") -> tuple[Tensor, Tensor]:
+        """Add the normed branch to x, maybe in place; return the sum, and it normed by `after`."""
+        return self._kernels.add_norm(x_TD, branch_TD, self.gain_D, after.gain_D, self.eps)
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -61,16 +79,6 @@ class Rotary:
         """Return cos and sin, each [T, 1, H/2], rounded to `dtype`; once per step."""
         angles = positions_T[:, None, None].float() * self.inv_freq
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x_TNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + H/2]) by its position's angle; cos and sin as of `angles`."""
-    left, right = x_TNH.chunk(2, dim=-1)
-    out = torch.empty_like(x_TNH, memory_format=torch.contiguous_format)
-    out_left, out_right = out.chunk(2, dim=-1)
-    torch.mul(left, cos, out=out_left).sub_(right * sin)
-    torch.mul(right, cos, out=out_right).add_(left * sin)
-    return out
 
 
 class ColumnParallelLinear(nn.Module):
@@ -97,10 +105,23 @@ class ColumnParallelLinear(nn.Module):
         width = sum(self.widths)
         self.weight = empty_parameter(width, in_features, dtype=dtype, device=device)
         self.bias = empty_parameter(width, dtype=dtype, device=device) if bias else None
+        self.form: Linear
+
+    def prepare(
+        self, kernels: Kernels, quantization: Quantization = "none", *, gated: bool = False
+    ) -> None:
+        """Hand the loaded weights over; `gated` ones give gelu_tanh(first) * second."""
+        weight, bias = self.weight.detach(), self.bias
+        self.form = (
+            kernels.gated(weight, quantization)
+            if gated
+            else kernels.linear(weight, bias, quantization)
+        )
+        del self.weight
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return the projections' outputs side by side: [T, sum of this rank's widths]."""
-        return functional.linear(x_TD, self.weight, self.bias)
+        return self.form(x_TD)
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -135,11 +156,17 @@ class RowParallelLinear(nn.Module):
         width = part.stop - part.start
         self.weight = empty_parameter(out_features, width, dtype=dtype, device=device)
         self.bias = empty_parameter(out_features, dtype=dtype, device=device) if bias else None
+        self.form: Linear
+
+    def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:
+        """Hand the loaded weights over."""
+        bias = self.bias if self.tp.rank == 0 else None  # once in the sum
+        self.form = kernels.linear(self.weight.detach(), bias, quantization)
+        del self.weight
 
     def forward(self, x_TF: Tensor) -> Tensor:
         """Project this rank's [T, F] of the input; the sum [T, D] is whole on every rank."""
-        bias = self.bias if self.tp.rank == 0 else None  # once in the sum
-        return self.tp.all_reduce(functional.linear(x_TF, self.weight, bias))
+        return self.tp.all_reduce(self.form(x_TF))
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -175,11 +202,14 @@ class GatedMLP(nn.Module):
             intermediate_size, hidden_size, part, tp, bias=False, dtype=dtype, device=device
         )
 
+    def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:
+        """Hand the loaded weights over."""
+        self.gate_up_proj.prepare(kernels, quantization, gated=True)
+        self.down_proj.prepare(kernels, quantization)
+
     def forward(self, x_TD: Tensor) -> Tensor:
         """Return [T, D], whole on every rank."""
-        gate_TF, up_TF = self.gate_up_proj(x_TD).chunk(2, dim=-1)
-        h_TF = functional.gelu(gate_TF, approximate="tanh").mul_(up_TF)
-        out_TD: Tensor = self.down_proj(h_TF)
+        out_TD: Tensor = self.down_proj(self.gate_up_proj(x_TD))
         return out_TD
 
     def shards(self, prefix: str) -> Iterator[Shard]:
@@ -209,20 +239,26 @@ class VocabParallelEmbedding(nn.Module):
         self.share = vocab_of_rank(vocab_size, tp.rank, tp.size)
         self.weight = empty_parameter(self.share.padded, hidden_size, dtype=dtype, device=device)
         self.weight[self.share.size :].zero_()
+        self.form: Vocabulary
 
-    def forward(self, ids_T: Tensor) -> Tensor:
-        """Look up [T] ids of the whole vocabulary, giving [T, D]."""
+    def prepare(self, kernels: Kernels) -> None:
+        """Hand the loaded table over."""
+        self.form = kernels.vocabulary(self.weight.detach())
+        del self.weight
+
+    def forward(self, ids_T: Tensor, scale: float = 1.0) -> Tensor:
+        """Look up [T] ids of the whole vocabulary, giving `scale` times their rows [T, D]."""
         if self.tp.size == 1:
-            return functional.embedding(ids_T, self.weight)
+            return self.form.embed(ids_T, scale)
         rows = self.share.rows
         elsewhere_T = (ids_T < rows.start) | (ids_T >= rows.stop)
         local_T = (ids_T - rows.start).masked_fill_(elsewhere_T, 0)
-        x_TD = functional.embedding(local_T, self.weight)
+        x_TD = self.form.embed(local_T, scale)
         return self.tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0.0))
 
-    def project(self, x_RD: Tensor) -> Tensor:
-        """Return x's products with this rank's rows: [R, rows]; see `gather`."""
-        return functional.linear(x_RD, self.weight)
+    def project(self, x_RD: Tensor, softcap: float | None = None) -> Tensor:
+        """Return x's products with this rank's rows, soft-capped: [R, rows]; see `gather`."""
+        return self.form.project(x_RD, softcap)
 
     def gather(self, logits_RV: Tensor) -> Tensor:
         """Join every rank's [R, rows] to [R, V] on each of them."""
@@ -244,10 +280,16 @@ class LabelHead(nn.Module):
         super().__init__()
         self.weight = empty_parameter(labels, hidden_size, dtype=dtype, device=device)
         self.bias = empty_parameter(labels, dtype=dtype, device=device) if bias else None
+        self.form: Linear
+
+    def prepare(self, kernels: Kernels) -> None:
+        """Hand the loaded weights over; a head is never quantized."""
+        self.form = kernels.linear(self.weight.detach(), self.bias, "none")
+        del self.weight
 
     def forward(self, x_RD: Tensor) -> Tensor:
         """Return [R, L] outputs, neither capped nor normalised."""
-        return functional.linear(x_RD, self.weight, self.bias)
+        return self.form(x_RD)
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""

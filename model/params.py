@@ -16,7 +16,9 @@ from .errors import ParameterError
 
 DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
-AttentionName = Literal["auto", "reference", "flash"]
+AttentionName = Literal["auto", "reference", "native", "flash"]
+KernelsName = Literal["auto", "plain", "native"]
+Quantization = Literal["none", "int8"]
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -146,6 +148,10 @@ class EngineConfig(Settings):
         kv_cache_bytes: size of the KV cache of one rank; None takes a share of what is free.
         page_size: tokens per KV page; None lets the attention backend choose.
         attention: the attention backend.
+        kernels: what computes the rest of a layer; "auto" is the fastest that works here.
+        quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
+            activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
+            are.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
     """
@@ -161,4 +167,6 @@ class EngineConfig(Settings):
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 16)
     page_size: int | None = Field(default=None, ge=1, le=4096)
     attention: AttentionName = "auto"
+    kernels: KernelsName = "auto"
+    quantization: Quantization = "none"
     threads: int | None = Field(default=None, ge=1)

@@ -21,6 +21,7 @@ from model.config import ModelConfig
 from model.engine.executor import RankGroup
 from model.engine.runner import RankSetup
 from model.gemma2 import Gemma2
+from model.kernels import PlainKernels
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel
 
@@ -100,6 +101,7 @@ def capture(setup: Setup) -> Details:
     backend = choose("auto", setup.device, dtype, config.head_dim)
     model = Gemma2(config, TensorParallel.single(), dtype, setup.device)
     load(model.shards(), folder, model.ignorable())
+    model.prepare(PlainKernels())
     cache = KVCache(config, 16, backend.page_size, config.num_key_value_heads, dtype, setup.device)
     batch = _decodes(config, backend.page_size)
     plan = model.plan(batch, backend, backend.page_size)

@@ -9,21 +9,29 @@ from model.params import AttentionName
 
 from .base import AttentionBackend
 from .flash import FlashAttention
+from .native import NativeAttention
 from .reference import ReferenceAttention
 
-__all__ = ["AttentionBackend", "FlashAttention", "ReferenceAttention", "choose"]
+__all__ = ["AttentionBackend", "FlashAttention", "NativeAttention", "ReferenceAttention", "choose"]
 
 
 def choose(
     name: AttentionName, device: torch.device, dtype: torch.dtype, head_dim: int = 256
 ) -> AttentionBackend:
-    """Return the backend of this name; for "auto", flash where it works and reference elsewhere.
+    """Return the backend of this name; for "auto", the fastest that works here.
 
     Raises:
         ParameterError: the one that was named can't be used here.
     """
-    if name == "reference" or (name == "auto" and device.type != "cuda"):
+    if name == "native":
+        return NativeAttention(device, dtype, head_dim)
+    if name == "reference":
         return ReferenceAttention()
+    if name == "auto" and device.type != "cuda":
+        try:
+            return NativeAttention(device, dtype, head_dim)
+        except ParameterError:  # `kernels.choose` has said why, where it is worth a word
+            return ReferenceAttention()
     try:
         flash = FlashAttention(device, dtype, head_dim)
         flash.probe(device, head_dim)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batch import GroupLayout, Ints, PackedBatch
+from model.batch import GroupLayout, PackedBatch
 from model.errors import ParameterError
 
 from .base import AttentionBackend
+from .tables import block_table, cumulative
 
 # FlashAttention-2 reads paged keys in blocks of a multiple of this.
 PAGE_MULTIPLE = 256
@@ -80,11 +81,11 @@ class FlashAttention(AttentionBackend):
         # A window that nobody leaves is no window: the kernel then packs the heads of a group.
         slides = window is not None and longest > window
         return FlashPlan(
-            cu_seqlens_q=_cumulative(batch.query_lens, device),
-            cu_seqlens_k=_cumulative(key_lens, device),
+            cu_seqlens_q=cumulative(batch.query_lens, np.int32, device),
+            cu_seqlens_k=cumulative(key_lens, np.int32, device),
             max_seqlen_q=int(batch.query_lens.max()),
             max_seqlen_k=longest,
-            block_table=_block_table(layout.tables, device),
+            block_table=block_table(layout.tables, device),
             window_size=(window - 1, 0) if slides and window is not None else (-1, -1),
         )
 
@@ -123,22 +124,8 @@ class FlashAttention(AttentionBackend):
         """
         q_TNH = torch.zeros(1, 2, head_dim, dtype=torch.bfloat16, device=device)
         pages = torch.zeros(1, PAGE_MULTIPLE, 1, head_dim, dtype=torch.bfloat16, device=device)
-        one = _cumulative(np.ones(1, dtype=np.int64), device)
-        two = _cumulative(np.full(1, 2, dtype=np.int64), device)
+        one = cumulative(np.ones(1, dtype=np.int64), np.int32, device)
+        two = cumulative(np.full(1, 2, dtype=np.int64), np.int32, device)
         table = torch.zeros(1, 1, dtype=torch.int32, device=device)
         plan = FlashPlan(one, two, 1, 2, table, window_size=(0, 0))
         self.attend(q_TNH, pages, pages, plan, scale=1.0, softcap=50.0).sum().item()
-
-
-def _cumulative(lengths: Ints, device: torch.device) -> Tensor:
-    ends = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=ends[1:])
-    return torch.from_numpy(ends).to(device)
-
-
-def _block_table(tables: tuple[Ints, ...], device: torch.device) -> Tensor:
-    """Stack page tables to int32 [S, longest]; entries past a sequence's keys are not read."""
-    stacked = np.zeros((len(tables), max(len(table) for table in tables)), dtype=np.int32)
-    for row, table in zip(stacked, tables, strict=True):
-        row[: len(table)] = table
-    return torch.from_numpy(stacked).to(device)

@@ -70,6 +70,8 @@ class EngineCore:
             dtype=self.model_config.compute_dtype(config.dtype),
             device_type=device_type,
             attention=config.attention,
+            kernels=config.kernels,
+            quantization=config.quantization,
             page_size=config.page_size,
             threads=_threads(config, device_type),
         )

@@ -8,14 +8,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.attention import choose
+from model import attention, kernels
 from model.batch import PackedBatch
 from model.checkpoint import load
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
-from model.params import AttentionName
+from model.params import AttentionName, KernelsName, Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class RankSetup:
         dtype: "bfloat16" or "float32".
         device_type: "cpu" or "cuda"; rank r takes CUDA device r.
         attention: the attention backend.
+        kernels: what computes the rest of a layer.
+        quantization: of the layers' linears.
         page_size: tokens per page, or None for the backend's choice.
         threads: CPU threads, or None for torch's choice.
     """
@@ -37,6 +39,8 @@ class RankSetup:
     dtype: str
     device_type: str
     attention: AttentionName
+    kernels: KernelsName
+    quantization: Quantization
     page_size: int | None
     threads: int | None
 
@@ -57,10 +61,15 @@ class Runner:
         self.device = setup.device(tp.rank)
         self.config = setup.config
         self.dtype: torch.dtype = getattr(torch, setup.dtype)
-        self.backend = choose(setup.attention, self.device, self.dtype, setup.config.head_dim)
+        self.backend = attention.choose(
+            setup.attention, self.device, self.dtype, setup.config.head_dim
+        )
         self.page_size = setup.page_size or self.backend.page_size
         self.model = Gemma2(setup.config, tp, self.dtype, self.device)
         load(self.model.shards(), setup.folder, self.model.ignorable())
+        self.model.prepare(
+            kernels.choose(setup.kernels, self.device, self.dtype), setup.quantization
+        )
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None
 

@@ -64,7 +64,7 @@ def test_every_part_of_the_engine_is_seen_and_left_as_it_was(checkpoint: Path) -
         contender.run(Workload("uniform", 3, 0.05).requests())
         watch.stop()
     assert before == [getattr(part.owner, part.function) for part in PARTS]
-    assert {part.label for part in PARTS} | {"attention"} == watch.calls.keys()
+    assert {part.label for part in PARTS} | {"attention", "rotate"} == watch.calls.keys()
     assert watch.calls["rest of step"] == contender.engine.stats.steps
     # The parts add up to the whole: a tick passed at each border, and none is lost.
     assert sum(watch.seconds.values()) == next(ticks) - 1 == 2 * sum(watch.calls.values()) + 1

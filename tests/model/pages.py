@@ -17,6 +17,7 @@ from model.attention import AttentionBackend, ReferenceAttention
 from model.batch import GroupLayout, LayerKind, PackedBatch
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
+from model.kernels import Kernels, PlainKernels
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
 
@@ -114,7 +115,10 @@ class PagedModel:
 
 
 def from_state_dict(
-    config: ModelConfig, state: Mapping[str, Tensor], tp: TensorParallel | None = None
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    tp: TensorParallel | None = None,
+    kernels: Kernels | None = None,
 ) -> Gemma2:
     """Fill our model from a Hugging Face state dict held in memory, strictly."""
     dtype = state["model.embed_tokens.weight"].dtype
@@ -130,4 +134,5 @@ def from_state_dict(
         shard.target.copy_(part)
         loaded.add(shard.name)
     assert set(state) - loaded <= model.ignorable()
+    model.prepare(kernels or PlainKernels())
     return model

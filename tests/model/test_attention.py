@@ -33,12 +33,13 @@ class Case:
         heads: tuple[int, int, int] = (4, 2, 8),
         softcap: float | None = 5.0,
         dtype: torch.dtype = torch.float32,
+        scores: float = 3.0,
     ) -> None:
         self.window, self.page_size, self.softcap = window, page_size, softcap
         query_heads, kv_heads, size = heads
         generator = torch.Generator().manual_seed(len(lengths))
         self.q = torch.randn(sum(n for n, _ in lengths), query_heads, size, generator=generator)
-        self.q = self.q.mul_(3).to(dtype)
+        self.q = self.q.mul_(scores).to(dtype)
         live = [0 if window is None else max(k - q - window + 1, 0) for q, k in lengths]
         first_key = [start // page_size * page_size for start in live]
         counts = [

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import TaskError
+from model.gemma2 import Gemma2
+from model.parallel import TensorParallel
 
-from .helpers import oracle, oracle_logits, ours, random_ids, report
+from .helpers import config_of, oracle, oracle_logits, ours, random_ids, report
 from .pages import PagedModel, from_state_dict
 
 LABELS: dict[str, Any] = {"id2label": {0: "red", 1: "green", 2: "blue"}}
@@ -107,7 +109,7 @@ def test_a_language_model_has_no_label_head() -> None:
 
 
 def test_only_an_untied_checkpoint_has_a_head_of_its_own() -> None:
-    tied, untied = ours(oracle()), ours(oracle(tie_word_embeddings=False))
+    tied, untied = empty(oracle()), empty(oracle(tie_word_embeddings=False))
     assert tied.ignorable() == {"lm_head.weight"}
     assert "lm_head.weight" not in names(tied)
     assert untied.ignorable() == set()
@@ -122,10 +124,17 @@ def test_a_stray_head_in_a_tied_checkpoint_is_not_used() -> None:
     assert model.logits(PagedModel(model).run(random_ids(5))).isfinite().all()
 
 
-def test_parameters_take_the_memory_of_the_checkpoint_and_no_more() -> None:
+def test_weights_take_the_memory_of_the_checkpoint_and_no_more() -> None:
     reference = oracle()
-    wanted = sum(p.numel() for p in reference.parameters())
-    assert sum(p.numel() for p in ours(reference).parameters()) == wanted
+    wanted = sum(p.nbytes for p in reference.parameters())
+    assert sum(p.nbytes for p in empty(reference).parameters()) == wanted
+    assert ours(reference).weight_bytes == wanted
+
+
+def empty(reference: Any) -> Gemma2:
+    """Make our model with the same config, its parameters not loaded."""
+    device = torch.device("cpu")
+    return Gemma2(config_of(reference), TensorParallel.single(), torch.float32, device)
 
 
 def names(model: Any) -> set[str]:

@@ -1,0 +1,23 @@
+"""The arrays that attention kernels want of a step."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.batch import Ints
+
+
+def cumulative(lengths: Ints, dtype: npt.DTypeLike, device: torch.device) -> Tensor:
+    """Return where each sequence begins, and where the last one ends: [S + 1]."""
+    ends = np.zeros(len(lengths) + 1, dtype=dtype)
+    np.cumsum(lengths, out=ends[1:])
+    return torch.from_numpy(ends).to(device)
+
+
+def block_table(tables: tuple[Ints, ...], device: torch.device) -> Tensor:
+    """Stack page tables to int32 [S, longest]; entries past a sequence's keys are not read."""
+    stacked = np.zeros((len(tables), max(len(table) for table in tables)), dtype=np.int32)
+    for row, table in zip(stacked, tables, strict=True):
+        row[: len(table)] = table
+    return torch.from_numpy(stacked).to(device)

@@ -1,0 +1,38 @@
+"""The arithmetic around attention: one interface, several implementations.
+
+`PlainKernels` is plain torch, for any device and dtype, and the yardstick of the others.
+`NativeKernels` runs bfloat16 on CPUs with AVX-512 through the compiled library of this package.
+"""
+
+import logging
+
+import torch
+
+from model.errors import ParameterError
+from model.params import KernelsName
+
+from .base import Kernels, Linear, Vocabulary
+from .native import NativeKernels, why_not
+from .plain import PlainKernels
+
+__all__ = ["Kernels", "Linear", "NativeKernels", "PlainKernels", "Vocabulary", "choose"]
+
+
+def choose(name: KernelsName, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """Return the kernels of this name; for "auto", the fastest that work here.
+
+    Raises:
+        ParameterError: the ones that were named can't be used here.
+    """
+    if name == "plain":
+        return PlainKernels()
+    obstacle = why_not(device, dtype)
+    if obstacle is None:
+        return NativeKernels()
+    if name == "native":
+        raise ParameterError(f"kernels='native': {obstacle}; use 'auto' or 'plain'")
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        logging.getLogger(__name__).warning(
+            "computing in plain torch, which is slower: %s", obstacle
+        )
+    return PlainKernels()

@@ -1,0 +1,196 @@
+"""Weights packed for the native kernels, and what is computed with them.
+
+Shape suffixes are those of `model.kernels.base`.
+"""
+
+import enum
+
+import torch
+from torch import Tensor
+
+from model.kernels.base import Linear, Vocabulary
+from model.kernels.int8 import quantize
+
+from .library import Library
+
+PANEL = 32
+HALF = PANEL // 2
+
+
+class Finish(enum.IntEnum):
+    """What the kernel does to the sums before it stores them; as in linear.cpp."""
+
+    PLAIN = 0
+    GEGLU = 1
+    SOFT_CAP = 2
+
+
+class PackedLinear(Linear):
+    """x -> finish(x W^T + bias) in bfloat16.
+
+    Args:
+        library: compiled.
+        weight_ND: bfloat16.
+        bias_N: or None.
+        finish: GEGLU takes a weight of gate and up, one after the other, and returns N / 2 columns.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        weight_ND: Tensor,
+        bias_N: Tensor | None = None,
+        finish: Finish = Finish.PLAIN,
+    ) -> None:
+        width, self._depth = weight_ND.shape
+        order = _order(width, gated=finish is Finish.GEGLU)
+        self._library = library
+        self._finish = finish
+        self._width = width // 2 if finish is Finish.GEGLU else width
+        self._panels = len(order) // PANEL
+        self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
+        self.values = torch.empty(len(order), self._depth, dtype=torch.bfloat16)
+        self.nbytes = self.values.nbytes
+        weight_ND = weight_ND.contiguous()
+        library.pack_bf16(
+            weight_ND.data_ptr(),
+            self._depth,
+            order.data_ptr(),
+            self._panels,
+            self.values.data_ptr(),
+            torch.get_num_threads(),
+        )
+
+    def __call__(self, x_TD: Tensor, softcap: float | None = None) -> Tensor:
+        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+        out_TN = torch.empty(len(x_TD), self._width, dtype=torch.bfloat16)
+        assert x_TD.stride(1) == 1
+        self._library.linear_bf16(
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            len(x_TD),
+            self._depth,
+            self.values.data_ptr(),
+            self._panels,
+            None if self._bias is None else self._bias.data_ptr(),
+            self._finish if softcap is None else Finish.SOFT_CAP,
+            softcap or 0.0,
+            out_TN.data_ptr(),
+            self._width,
+            self._width,
+            torch.get_num_threads(),
+        )
+        return out_TN
+
+
+class PackedInt8Linear(Linear):
+    """The same with weights and activations in eight bits; see `model.kernels.int8`."""
+
+    def __init__(
+        self,
+        library: Library,
+        weight_ND: Tensor,
+        bias_N: Tensor | None = None,
+        finish: Finish = Finish.PLAIN,
+    ) -> None:
+        width, self._depth = weight_ND.shape
+        order = _order(width, gated=finish is Finish.GEGLU)
+        weight = quantize(weight_ND)
+        self._library = library
+        self._finish = finish
+        self._width = width // 2 if finish is Finish.GEGLU else width
+        self._panels = len(order) // PANEL
+        self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
+        self._scale = _ordered(weight.scale, order)
+        # The activations are stored plus 128, for the unsigned side of the instruction.
+        self._offset = _ordered(128 * weight.values.sum(-1, dtype=torch.int32), order)
+        self._values = torch.empty(len(order), self._depth, dtype=torch.int8)
+        self.nbytes = self._values.nbytes + self._scale.nbytes + self._offset.nbytes
+        library.pack_int8(
+            weight.values.data_ptr(),
+            self._depth,
+            order.data_ptr(),
+            self._panels,
+            self._values.data_ptr(),
+            torch.get_num_threads(),
+        )
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+        rows, threads = len(x_TD), torch.get_num_threads()
+        bytes_TD = torch.empty(rows, self._depth, dtype=torch.uint8)
+        scale_T = torch.empty(rows, dtype=torch.float)
+        out_TN = torch.empty(rows, self._width, dtype=torch.bfloat16)
+        assert x_TD.stride(1) == 1
+        self._library.quantize_rows(
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            rows,
+            self._depth,
+            bytes_TD.data_ptr(),
+            scale_T.data_ptr(),
+            threads,
+        )
+        self._library.linear_int8(
+            bytes_TD.data_ptr(),
+            scale_T.data_ptr(),
+            rows,
+            self._depth,
+            self._values.data_ptr(),
+            self._scale.data_ptr(),
+            self._offset.data_ptr(),
+            self._panels,
+            None if self._bias is None else self._bias.data_ptr(),
+            self._finish,
+            0.0,
+            out_TN.data_ptr(),
+            self._width,
+            self._width,
+            threads,
+        )
+        return out_TN
+
+
+class PackedVocabulary(Vocabulary):
+    """One packed table for lookups and for the head."""
+
+    def __init__(self, library: Library, weight_VD: Tensor) -> None:
+        self._depth = weight_VD.shape[1]
+        self._library = library
+        self._head = PackedLinear(library, weight_VD)
+        self.nbytes = self._head.nbytes
+
+    def embed(self, ids_T: Tensor, scale: float) -> Tensor:
+        """Gather the rows out of their panels."""
+        out_TD = torch.empty(len(ids_T), self._depth, dtype=torch.bfloat16)
+        self._library.embed(
+            self._head.values.data_ptr(),
+            self._depth,
+            ids_T.data_ptr(),
+            len(ids_T),
+            scale,
+            out_TD.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out_TD
+
+    def project(self, x_RD: Tensor, softcap: float | None) -> Tensor:
+        """Project, and cap on the way out."""
+        return self._head(x_RD, softcap)
+
+
+def _order(width: int, *, gated: bool) -> Tensor:
+    """Return which row of the weight each packed column is, int64; -1 pads the last panel."""
+    if not gated:
+        return _padded(torch.arange(width), PANEL)
+    gate = _padded(torch.arange(width // 2), HALF).view(-1, HALF)
+    up = torch.where(gate < 0, gate, gate + width // 2)
+    return torch.cat((gate, up), dim=1).flatten()
+
+
+def _padded(rows: Tensor, multiple: int) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, -len(rows) % multiple), value=-1)
+
+
+def _ordered(values_N: Tensor, order: Tensor) -> Tensor:
+    return torch.where(order < 0, 0, values_N[order.clamp(min=0)]).contiguous()

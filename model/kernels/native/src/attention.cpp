@@ -1,0 +1,401 @@
+// Causal attention of packed queries over paged keys and values, soft cap and window included.
+//
+// A task is one KV head and a run of queries of one sequence, with all query heads that share the
+// KV head. Runs of several queries go through the blocked products of `micro.h`, in the manner of
+// FlashAttention-2 (Dao 2023, arXiv:2307.08691); a single query reads each key and value once, as
+// it lies in its page.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "micro.h"
+
+namespace gemmaray {
+namespace {
+
+constexpr long KEYS = 64;      // per block
+constexpr long ROWS = 128;     // queries times heads per task
+constexpr long MAX_SIZE = 256; // of a head
+constexpr long SINGLE = 32;    // keys per block of a lone query
+// exp of anything that a soft cap lets through stays within float32 and bfloat16.
+constexpr float SAFE_CAP = 60.0f;
+
+struct Attention {
+  const bf16* queries;  // [tokens, query_stride]
+  long query_stride;
+  const bf16 *keys, *values;  // [slots, kv_heads, size]
+  bf16* out;                  // [tokens, heads, size]
+  long heads, kv_heads, size, page_size;
+  const long* query_starts;  // [sequences + 1]
+  const long* key_lens;      // [sequences]
+  const long* first_keys;    // [sequences] position of the first slot of the page table
+  const int32_t* tables;     // [sequences, table_stride] pages
+  long table_stride;
+  long window;  // keys that a query sees; 0 for all
+  float scale, cap;  // cap 0 for none
+  long group() const { return heads / kv_heads; }
+};
+
+struct Task {
+  long sequence, kv_head, first, count;  // queries [first, first + count) of the sequence
+};
+
+struct Scratch {
+  alignas(64) bf16 queries[ROWS * MAX_SIZE];
+  alignas(64) bf16 keys[KEYS * MAX_SIZE];
+  alignas(64) bf16 values[KEYS * MAX_SIZE];
+  alignas(64) float scores[ROWS * KEYS];
+  alignas(64) bf16 weights[ROWS * KEYS];
+  alignas(64) float out[ROWS * MAX_SIZE];
+  float sums[ROWS], maxima[ROWS];
+};
+
+struct Range {
+  long begin, end;
+};
+
+inline long position(const Attention& a, const Task& task, long query) {
+  const long* starts = a.query_starts + task.sequence;
+  return a.key_lens[task.sequence] - (starts[1] - starts[0]) + query;
+}
+
+// Keys that a query at this position sees.
+inline Range seen(const Attention& a, long position) {
+  return {a.window ? std::max(0L, position + 1 - a.window) : 0, position + 1};
+}
+
+inline long offset_of(const Attention& a, const Task& task, long key) {
+  const long at = key - a.first_keys[task.sequence];
+  const long page = a.tables[task.sequence * a.table_stride + at / a.page_size];
+  return ((page * a.page_size + at % a.page_size) * a.kv_heads + task.kv_head) * a.size;
+}
+
+// Writes 16 rows of 16 pairs as 16 pairs of 16 rows: a transposition of 32-bit elements.
+inline void transpose(const int32_t* const (&rows)[16], long at, int32_t* out, long stride) {
+  __m512i r[16], t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows[i] + at);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    _mm512_storeu_si512(out + i * stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
+    _mm512_storeu_si512(out + (4 + i) * stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
+    _mm512_storeu_si512(out + (8 + i) * stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
+    _mm512_storeu_si512(out + (12 + i) * stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
+  }
+}
+
+// Packs `count` keys from `first` on into panels [KEYS / 32][size / 2][32][2], zeros behind them.
+void pack_keys(const Attention& a, const Task& task, long first, long count, bf16* out) {
+  alignas(64) static const bf16 zeros[MAX_SIZE] = {};
+  const long padded = (count + PANEL - 1) / PANEL * PANEL;
+  for (long key = 0; key < padded; key += LANES) {
+    const int32_t* rows[16];
+    for (long i = 0; i < LANES; i++) {
+      rows[i] = (const int32_t*)(key + i < count ? a.keys + offset_of(a, task, first + key + i)
+                                                 : zeros);
+    }
+    int32_t* panel = (int32_t*)out + key / PANEL * a.size / 2 * PANEL + key % PANEL;
+    for (long pair = 0; pair < a.size / 2; pair += LANES) {
+      transpose(rows, pair, panel + pair * PANEL, PANEL);
+    }
+  }
+}
+
+// Packs values into panels [size / 32][keys / 2][32][2]; keys come in pairs, the last with zeros.
+void pack_values(const Attention& a, const Task& task, long first, long count, long padded,
+                 bf16* out) {
+  for (long key = 0; key < padded; key += 2) {
+    const bool one = key < count, two = key + 1 < count;
+    const bf16* even = one ? a.values + offset_of(a, task, first + key) : nullptr;
+    const bf16* odd = two ? a.values + offset_of(a, task, first + key + 1) : nullptr;
+    for (long column = 0; column < a.size; column += PANEL) {
+      bf16* to = out + column * padded + key * PANEL;
+      for (long half = 0; half < PANEL; half += LANES) {
+        __m512i low = _mm512_setzero_si512(), high = low;
+        if (one) {
+          low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(even + column + half)));
+        }
+        if (two) {
+          high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(odd + column + half)));
+        }
+        _mm512_storeu_si512(to + 2 * half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      }
+    }
+  }
+}
+
+template <int COUNT>
+struct Score {
+  static void run(Scratch& s, long row, long panel, long size) {
+    __m512 sums[COUNT][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < COUNT; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
+    accumulate<Bf16, COUNT>(s.queries + row * size, size, s.keys + panel * PANEL * size, size / 2,
+                            sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < COUNT; i++) {
+      float* to = s.scores + (row + i) * KEYS + panel * PANEL;
+      _mm512_store_ps(to, sums[i][0]);
+      _mm512_store_ps(to + LANES, sums[i][1]);
+    }
+  }
+};
+
+template <int COUNT>
+struct Mix {
+  static void run(Scratch& s, long row, long column, long size, long keys) {
+    __m512 sums[COUNT][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < COUNT; i++) {
+      const float* from = s.out + (row + i) * size + column;
+      sums[i][0] = _mm512_load_ps(from);
+      sums[i][1] = _mm512_load_ps(from + LANES);
+    }
+    accumulate<Bf16, COUNT>(s.weights + row * KEYS, KEYS, s.values + column * keys, keys / 2, sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < COUNT; i++) {
+      float* to = s.out + (row + i) * size + column;
+      _mm512_store_ps(to, sums[i][0]);
+      _mm512_store_ps(to + LANES, sums[i][1]);
+    }
+  }
+};
+
+inline Vec capped(const Attention& a, Vec score) {
+  score = _mm512_mul_ps(score, _mm512_set1_ps(a.scale));
+  return a.cap > 0 ? soft_cap(score, a.cap) : score;
+}
+
+// Turns one row's scores of the keys [first, first + count) into weights; those outside of
+// `range` get none. Without a safe cap the row's maximum is kept, and what was added up before is
+// scaled down when it grows.
+void weigh(const Attention& a, Scratch& s, long row, long first, long padded, Range range) {
+  float* scores = s.scores + row * KEYS;
+  const bool shift = !(a.cap > 0 && a.cap <= SAFE_CAP);
+  Vec most = _mm512_set1_ps(-INFINITY);
+  for (long i = 0; i < padded; i += LANES) {
+    const __mmask16 lanes = first_lanes(range.end - first - i) & ~first_lanes(range.begin - first - i);
+    const Vec score = _mm512_mask_blend_ps(lanes, _mm512_set1_ps(-INFINITY),
+                                           capped(a, _mm512_load_ps(scores + i)));
+    if (shift) most = _mm512_max_ps(most, score);
+    _mm512_store_ps(scores + i, score);
+  }
+  float maximum = 0;
+  if (shift) {
+    const float before = s.maxima[row];
+    maximum = std::max(before, _mm512_reduce_max_ps(most));
+    if (maximum == -INFINITY) maximum = 0;  // no key of this block, and none before
+    else if (maximum > before) {
+      const Vec factor = exp(_mm512_set1_ps(before == -INFINITY ? -87.0f : before - maximum));
+      float* out = s.out + row * a.size;
+      for (long i = 0; i < a.size; i += LANES) {
+        _mm512_store_ps(out + i, _mm512_mul_ps(_mm512_load_ps(out + i), factor));
+      }
+      s.sums[row] *= _mm512_cvtss_f32(factor);
+      s.maxima[row] = maximum;
+    }
+  }
+  Vec sum = _mm512_setzero_ps();
+  for (long i = 0; i < padded; i += LANES) {
+    const Vec score = _mm512_load_ps(scores + i);
+    const __mmask16 lanes = _mm512_cmp_ps_mask(score, _mm512_set1_ps(-INFINITY), _CMP_NEQ_OQ);
+    const Vec weight = _mm512_maskz_mov_ps(lanes, exp(_mm512_sub_ps(score, _mm512_set1_ps(maximum))));
+    sum = _mm512_add_ps(sum, weight);
+    store_bf16(s.weights + row * KEYS + i, weight);
+  }
+  s.sums[row] += _mm512_reduce_add_ps(sum);
+}
+
+void attend_run(const Attention& a, const Task& task, Scratch& s) {
+  const long group = a.group(), size = a.size, rows = task.count * group;
+  const long token = a.query_starts[task.sequence] + task.first;
+  for (long i = 0; i < task.count; i++) {
+    std::memcpy(s.queries + i * group * size,
+                a.queries + (token + i) * a.query_stride + task.kv_head * group * size,
+                group * size * sizeof(bf16));
+  }
+  std::fill_n(s.out, rows * size, 0.0f);
+  std::fill_n(s.sums, rows, 0.0f);
+  std::fill_n(s.maxima, rows, -INFINITY);
+  const long end = seen(a, position(a, task, task.first + task.count - 1)).end;
+  for (long key = seen(a, position(a, task, task.first)).begin; key < end; key += KEYS) {
+    const long count = std::min(KEYS, end - key);
+    const long padded = (count + PANEL - 1) / PANEL * PANEL;
+    pack_keys(a, task, key, count, s.keys);
+    pack_values(a, task, key, count, padded, s.values);
+    // The first of the rows that see any of these keys: the others lie wholly before them.
+    const long skipped = std::max(0L, key - position(a, task, task.first)) * group;
+    for (long row = skipped; row < rows; row += MAX_ROWS) {
+      const int some = (int)std::min<long>(rows - row, MAX_ROWS);
+      for (long panel = 0; panel < padded / PANEL; panel++) {
+        with_rows<Score>(some, s, row, panel, size);
+      }
+    }
+    for (long row = skipped; row < rows; row++) {
+      weigh(a, s, row, key, padded, seen(a, position(a, task, task.first + row / group)));
+    }
+    for (long column = 0; column < size; column += PANEL) {
+      for (long row = skipped; row < rows; row += MAX_ROWS) {
+        with_rows<Mix>((int)std::min<long>(rows - row, MAX_ROWS), s, row, column, size, padded);
+      }
+    }
+  }
+  for (long row = 0; row < rows; row++) {
+    const Vec factor = _mm512_set1_ps(1.0f / s.sums[row]);
+    bf16* out = a.out + ((token + row / group) * a.heads + task.kv_head * group + row % group) * size;
+    for (long i = 0; i < size; i += LANES) {
+      store_bf16(out + i, _mm512_mul_ps(_mm512_load_ps(s.out + row * size + i), factor));
+    }
+  }
+}
+
+// One query, HEADS of its heads: scores straight from the keys as they lie in their pages.
+template <int HEADS>
+void attend_single(const Attention& a, const Task& task, long head, Scratch& s) {
+  const long size = a.size, steps = size / 32;
+  const long token = a.query_starts[task.sequence] + task.first;
+  const bf16* query = a.queries + token * a.query_stride + head * size;
+  const Range range = seen(a, position(a, task, task.first));
+  for (int h = 0; h < HEADS; h++) {
+    s.sums[h] = 0;
+    s.maxima[h] = -INFINITY;
+  }
+  std::fill_n(s.out, HEADS * size, 0.0f);
+  for (long key = range.begin; key < range.end; key += SINGLE) {
+    const long count = std::min(SINGLE, range.end - key);
+    long offsets[SINGLE + 1];
+    for (long i = 0; i < count; i++) offsets[i] = offset_of(a, task, key + i);
+    offsets[count] = offsets[count - 1];
+    for (long i = 0; i < count; i++) {
+      const bf16* k = a.keys + offsets[i];
+      __m512 sums[HEADS];
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) sums[h] = _mm512_setzero_ps();
+      for (long j = 0; j < steps; j++) {
+        const __m512bh part = (__m512bh)_mm512_loadu_si512(k + 32 * j);
+#pragma GCC unroll 4
+        for (int h = 0; h < HEADS; h++) {
+          sums[h] = _mm512_dpbf16_ps(sums[h], part,
+                                     (__m512bh)_mm512_loadu_si512(query + h * size + 32 * j));
+        }
+      }
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) s.scores[h * KEYS + i] = _mm512_reduce_add_ps(sums[h]);
+    }
+    const long padded = (count + LANES - 1) / LANES * LANES;
+    for (int h = 0; h < HEADS; h++) weigh(a, s, h, key, padded, range);
+    for (long column = 0; column < size; column += 2 * LANES) {
+      __m512 sums[HEADS][2];
+      // unpacklo and unpackhi work within 128 bits: the columns stay in that order until the end.
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) {
+        sums[h][0] = _mm512_load_ps(s.out + h * size + column);
+        sums[h][1] = _mm512_load_ps(s.out + h * size + column + LANES);
+      }
+      for (long i = 0; i < count; i += 2) {
+        const __m512i even = _mm512_loadu_si512(a.values + offsets[i] + column);
+        const __m512i odd = _mm512_loadu_si512(a.values + offsets[i + 1] + column);
+        const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(even, odd);
+        const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
+#pragma GCC unroll 4
+        for (int h = 0; h < HEADS; h++) {
+          int32_t pair;
+          std::memcpy(&pair, s.weights + h * KEYS + i, sizeof pair);
+          const __m512bh weight = (__m512bh)_mm512_set1_epi32(pair);
+          sums[h][0] = _mm512_dpbf16_ps(sums[h][0], low, weight);
+          sums[h][1] = _mm512_dpbf16_ps(sums[h][1], high, weight);
+        }
+      }
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) {
+        _mm512_store_ps(s.out + h * size + column, sums[h][0]);
+        _mm512_store_ps(s.out + h * size + column + LANES, sums[h][1]);
+      }
+    }
+  }
+  const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+  const __m512i second =
+      _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
+  for (int h = 0; h < HEADS; h++) {
+    const Vec factor = _mm512_set1_ps(1.0f / s.sums[h]);
+    bf16* out = a.out + (token * a.heads + head + h) * size;
+    for (long column = 0; column < size; column += 2 * LANES) {
+      const Vec low = _mm512_load_ps(s.out + h * size + column);
+      const Vec high = _mm512_load_ps(s.out + h * size + column + LANES);
+      store_bf16(out + column, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
+      store_bf16(out + column + LANES,
+                 _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
+    }
+  }
+}
+
+void attend(const Attention& a, const Task& task, Scratch& s) {
+  if (task.count > 1) return attend_run(a, task, s);
+  const long group = a.group(), first = task.kv_head * group;
+  long head = 0;
+  for (; head + 4 <= group; head += 4) attend_single<4>(a, task, first + head, s);
+  for (; head + 2 <= group; head += 2) attend_single<2>(a, task, first + head, s);
+  if (head < group) attend_single<1>(a, task, first + head, s);
+}
+
+// Tasks of all sequences, those of many queries first: they take longest.
+std::vector<Task> split(const Attention& a, long sequences) {
+  std::vector<Task> tasks;
+  const long run = std::max(1L, ROWS / a.group());
+  for (const bool single : {false, true}) {
+    for (long sequence = 0; sequence < sequences; sequence++) {
+      const long count = a.query_starts[sequence + 1] - a.query_starts[sequence];
+      if (count == 0 || (count == 1) != single) continue;
+      // From the end, where a query sees the most keys.
+      for (long first = (count - 1) / run * run; first >= 0; first -= run) {
+        for (long kv_head = 0; kv_head < a.kv_heads; kv_head++) {
+          tasks.push_back({sequence, kv_head, first, std::min(run, count - first)});
+        }
+      }
+    }
+  }
+  return tasks;
+}
+
+}  // namespace
+
+extern "C" void gemmaray_attend(const bf16* queries, long query_stride, const bf16* keys,
+                                const bf16* values, bf16* out, long heads, long kv_heads, long size,
+                                long page_size, const long* query_starts, const long* key_lens,
+                                const long* first_keys, const int32_t* tables, long table_stride,
+                                long sequences, long window, float scale, float cap, int threads) {
+  const Attention a = {queries,  query_stride, keys,       values, out,          heads,  kv_heads, size,
+                       page_size, query_starts, key_lens, first_keys, tables, table_stride, window,
+                       scale,    cap};
+  const std::vector<Task> tasks = split(a, sequences);
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch* scratch = static_cast<Scratch*>(std::aligned_alloc(64, sizeof(Scratch)));
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < tasks.size(); i++) attend(a, tasks[i], *scratch);
+    std::free(scratch);
+  }
+}
+
+}  // namespace gemmaray

@@ -1,0 +1,175 @@
+// x * W^T with W packed beforehand, and what follows it: bias, GeGLU, soft cap.
+#include <algorithm>
+
+#include "micro.h"
+
+namespace gemmaray {
+namespace {
+
+// What becomes of the sums. The order is `Finish` in linear.py.
+enum Finish : int { PLAIN = 0, GEGLU = 1, SOFT_CAP = 2 };
+
+struct Job {
+  const void* x;       // [rows, depth] bfloat16, or uint8 = int8 + 128
+  long stride;         // of x, in elements
+  const void* panels;  // packed weights
+  void* out;           // [rows, out_stride] bfloat16
+  long out_stride;
+  long rows, depth, width;  // width counts the columns of out
+  const float* x_scale;     // [rows] of int8 rows
+  const float* scale;       // [packed columns] of int8 weights
+  const int32_t* offset;    // [packed columns] 128 * sum of the int8 weights
+  const float* bias;        // [packed columns] or null
+  float cap;
+  int finish;
+};
+
+inline Vec value(const Job&, Vec sum, long, long) { return sum; }
+
+inline Vec value(const Job& job, __m512i sum, long row, long column) {
+  sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(job.offset + column));
+  const Vec scale = _mm512_mul_ps(_mm512_loadu_ps(job.scale + column),
+                                  _mm512_set1_ps(job.x_scale[row]));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+}
+
+inline void finish(const Job& job, Vec left, Vec right, long row, long panel) {
+  bf16* out = (bf16*)job.out + row * job.out_stride;
+  const long first = panel * PANEL;
+  if (job.bias) {
+    left = _mm512_add_ps(left, _mm512_loadu_ps(job.bias + first));
+    right = _mm512_add_ps(right, _mm512_loadu_ps(job.bias + first + LANES));
+  }
+  if (job.finish == GEGLU) {  // 16 columns of gate, then the same 16 of up
+    const long column = panel * LANES;
+    store_bf16(out + column, _mm512_mul_ps(gelu_tanh(left), right),
+               first_lanes(job.width - column));
+    return;
+  }
+  if (job.finish == SOFT_CAP) {
+    left = soft_cap(left, job.cap);
+    right = soft_cap(right, job.cap);
+  }
+  if (job.width - first >= PANEL) {
+    store_bf16(out + first, left);
+    store_bf16(out + first + LANES, right);
+  } else {
+    store_bf16(out + first, left, first_lanes(job.width - first));
+    store_bf16(out + first + LANES, right, first_lanes(job.width - first - LANES));
+  }
+}
+
+template <class Kind>
+struct Tile {
+  template <int ROWS>
+  struct Of {
+    static void run(const Job& job, long row, long panel) {
+      typename Kind::Sum sums[ROWS][2];
+#pragma GCC unroll 12
+      for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Kind::zero();
+      const long groups = job.depth / Kind::DEPTH;
+      const auto* b = (const typename Kind::B*)job.panels + panel * job.depth * PANEL;
+      const auto* a = (const typename Kind::A*)job.x + row * job.stride;
+      accumulate<Kind, ROWS>(a, job.stride, b, groups, sums);
+#pragma GCC unroll 12
+      for (int i = 0; i < ROWS; i++) {
+        const long first = panel * PANEL;
+        finish(job, value(job, sums[i][0], row + i, first),
+               value(job, sums[i][1], row + i, first + LANES), row + i, panel);
+      }
+    }
+  };
+};
+
+template <class Kind>
+void multiply(const Job& job, long panels, int threads) {
+  // A panel is read once per block of rows, so blocks are as long as the threads allow.
+  const long wanted = 4L * threads;
+  const long blocks = panels >= wanted ? 1 : std::min((wanted + panels - 1) / panels,
+                                                      (job.rows + MAX_ROWS - 1) / MAX_ROWS);
+  const long block = ((job.rows + blocks - 1) / blocks + MAX_ROWS - 1) / MAX_ROWS * MAX_ROWS;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+  for (long panel = 0; panel < panels; panel++) {
+    for (long part = 0; part < blocks; part++) {
+      const long stop = std::min((part + 1) * block, job.rows);
+      for (long row = part * block; row < stop; row += MAX_ROWS) {
+        with_rows<Tile<Kind>::template Of>((int)std::min<long>(stop - row, MAX_ROWS), job, row,
+                                           panel);
+      }
+    }
+  }
+}
+
+template <class T>
+void pack(const T* weight, long depth, const long* order, long panels, long group, T* out,
+          int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long panel = 0; panel < panels; panel++) {
+    for (long column = 0; column < PANEL; column++) {
+      const long from = order[panel * PANEL + column];
+      T* to = out + panel * depth * PANEL + column * group;
+      for (long k = 0; k < depth; k += group) {
+        for (long i = 0; i < group; i++) {
+          to[k * PANEL + i] = from < 0 ? 0 : weight[from * depth + k + i];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Packs the rows order[..] of weight [N, depth] into panels; a row of -1 is all zeros.
+void gemmaray_pack_bf16(const bf16* weight, long depth, const long* order, long panels, bf16* out,
+                        int threads) {
+  pack(weight, depth, order, panels, Bf16::DEPTH, out, threads);
+}
+
+void gemmaray_pack_int8(const int8_t* weight, long depth, const long* order, long panels,
+                        int8_t* out, int threads) {
+  pack(weight, depth, order, panels, Int8::DEPTH, out, threads);
+}
+
+void gemmaray_linear_bf16(const bf16* x, long stride, long rows, long depth, const bf16* packed,
+                          long panels, const float* bias, int finish, float cap, bf16* out,
+                          long out_stride, long width, int threads) {
+  const Job job = {x,       stride,  packed,  out,  out_stride, rows, depth,
+                   width,   nullptr, nullptr, nullptr, bias,    cap,  finish};
+  multiply<Bf16>(job, panels, threads);
+}
+
+void gemmaray_linear_int8(const uint8_t* x, const float* x_scale, long rows, long depth,
+                          const int8_t* packed, const float* scale, const int32_t* offset,
+                          long panels, const float* bias, int finish, float cap, bf16* out,
+                          long out_stride, long width, int threads) {
+  const Job job = {x,     depth,   packed, out,    out_stride, rows, depth,
+                   width, x_scale, scale,  offset, bias,       cap,  finish};
+  multiply<Int8>(job, panels, threads);
+}
+
+// Rows ids[..] of a packed bfloat16 table, times `scale`, rounded: out [count, depth].
+void gemmaray_embed(const bf16* packed, long depth, const long* ids, long count, float scale,
+                    bf16* out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > 16)
+  for (long i = 0; i < count; i++) {
+    const bf16* from =
+        packed + ids[i] / PANEL * depth * PANEL + ids[i] % PANEL * Bf16::DEPTH;
+    alignas(64) bf16 row[2 * LANES];
+    for (long k = 0; k < depth; k += 2 * LANES) {
+      const long count_here = std::min(2 * LANES, depth - k);
+      for (long j = 0; j < count_here; j++) row[j] = from[(k + j) / 2 * 2 * PANEL + (k + j) % 2];
+      const Vec factor = _mm512_set1_ps(scale);
+      store_bf16(out + i * depth + k, _mm512_mul_ps(load_bf16(row), factor),
+                 first_lanes(count_here));
+      if (count_here > LANES) {
+        store_bf16(out + i * depth + k + LANES, _mm512_mul_ps(load_bf16(row + LANES), factor),
+                   first_lanes(count_here - LANES));
+      }
+    }
+  }
+}
+
+}  // extern "C"
+}  // namespace gemmaray
