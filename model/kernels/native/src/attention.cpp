@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "micro.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr long KEYS = 64;      // per block
 constexpr long ROWS = 128;     // queries times heads per task
 constexpr long MAX_SIZE = 256; // of a head
-constexpr long SINGLE = 32;    // keys per block of a lone query
+constexpr long SINGLE = 16;    // keys per block of a lone query
 // exp of anything that a soft cap lets through stays within float32 and bfloat16.
 constexpr float SAFE_CAP = 60.0f;
 
@@ -39,7 +40,7 @@ struct Attention {
 };
 
 struct Task {
-  long sequence, kv_head, first, count;  // queries [first, first + count) of the sequence
+  long sequence, kv_head, kv_heads, first, count;  // queries [first, first + count) of the sequence
 };
 
 struct Scratch {
@@ -147,7 +148,7 @@ void pack_values(const Attention& a, const Task& task, long first, long count, l
 
 template <int COUNT>
 struct Score {
-  static void run(Scratch& s, long row, long panel, long size) {
+  static __attribute__((noinline)) void run(Scratch& s, long row, long panel, long size) {
     __m512 sums[COUNT][2];
 #pragma GCC unroll 12
     for (int i = 0; i < COUNT; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps();
@@ -164,7 +165,7 @@ struct Score {
 
 template <int COUNT>
 struct Mix {
-  static void run(Scratch& s, long row, long column, long size, long keys) {
+  static __attribute__((noinline)) void run(Scratch& s, long row, long column, long size, long keys) {
     __m512 sums[COUNT][2];
 #pragma GCC unroll 12
     for (int i = 0; i < COUNT; i++) {
@@ -270,107 +271,145 @@ void attend_run(const Attention& a, const Task& task, Scratch& s) {
   }
 }
 
-// One query, HEADS of its heads: scores straight from the keys as they lie in their pages.
+inline void fetch(const bf16* row, long size) {
+  for (long i = 0; i < size; i += 32) _mm_prefetch((const char*)(row + i), _MM_HINT_T1);
+}
+
+// Scores of one key: HEADS rows from `row` on, at column `at` of the block.
 template <int HEADS>
-void attend_single(const Attention& a, const Task& task, long head, Scratch& s) {
-  const long size = a.size, steps = size / 32;
-  const long token = a.query_starts[task.sequence] + task.first;
-  const bf16* query = a.queries + token * a.query_stride + head * size;
-  const Range range = seen(a, position(a, task, task.first));
-  for (int h = 0; h < HEADS; h++) {
-    s.sums[h] = 0;
-    s.maxima[h] = -INFINITY;
-  }
-  std::fill_n(s.out, HEADS * size, 0.0f);
-  for (long key = range.begin; key < range.end; key += SINGLE) {
-    const long count = std::min(SINGLE, range.end - key);
-    long offsets[SINGLE + 1];
-    for (long i = 0; i < count; i++) offsets[i] = offset_of(a, task, key + i);
-    offsets[count] = offsets[count - 1];
-    for (long i = 0; i < count; i++) {
-      const bf16* k = a.keys + offsets[i];
-      __m512 sums[HEADS];
+inline void score_key(Scratch& s, const bf16* queries, const bf16* key, long size, long row,
+                      long at) {
+  __m512 sums[HEADS];
 #pragma GCC unroll 4
-      for (int h = 0; h < HEADS; h++) sums[h] = _mm512_setzero_ps();
-      for (long j = 0; j < steps; j++) {
-        const __m512bh part = (__m512bh)_mm512_loadu_si512(k + 32 * j);
+  for (int h = 0; h < HEADS; h++) sums[h] = _mm512_setzero_ps();
+  for (long j = 0; j < size; j += 32) {
+    const __m512i part = _mm512_loadu_si512(key + j);
 #pragma GCC unroll 4
-        for (int h = 0; h < HEADS; h++) {
-          sums[h] = _mm512_dpbf16_ps(sums[h], part,
-                                     (__m512bh)_mm512_loadu_si512(query + h * size + 32 * j));
-        }
-      }
-#pragma GCC unroll 4
-      for (int h = 0; h < HEADS; h++) s.scores[h * KEYS + i] = _mm512_reduce_add_ps(sums[h]);
-    }
-    const long padded = (count + LANES - 1) / LANES * LANES;
-    for (int h = 0; h < HEADS; h++) weigh(a, s, h, key, padded, range);
-    for (long column = 0; column < size; column += 2 * LANES) {
-      __m512 sums[HEADS][2];
-      // unpacklo and unpackhi work within 128 bits: the columns stay in that order until the end.
-#pragma GCC unroll 4
-      for (int h = 0; h < HEADS; h++) {
-        sums[h][0] = _mm512_load_ps(s.out + h * size + column);
-        sums[h][1] = _mm512_load_ps(s.out + h * size + column + LANES);
-      }
-      for (long i = 0; i < count; i += 2) {
-        const __m512i even = _mm512_loadu_si512(a.values + offsets[i] + column);
-        const __m512i odd = _mm512_loadu_si512(a.values + offsets[i + 1] + column);
-        const __m512bh low = (__m512bh)_mm512_unpacklo_epi16(even, odd);
-        const __m512bh high = (__m512bh)_mm512_unpackhi_epi16(even, odd);
-#pragma GCC unroll 4
-        for (int h = 0; h < HEADS; h++) {
-          int32_t pair;
-          std::memcpy(&pair, s.weights + h * KEYS + i, sizeof pair);
-          const __m512bh weight = (__m512bh)_mm512_set1_epi32(pair);
-          sums[h][0] = _mm512_dpbf16_ps(sums[h][0], low, weight);
-          sums[h][1] = _mm512_dpbf16_ps(sums[h][1], high, weight);
-        }
-      }
-#pragma GCC unroll 4
-      for (int h = 0; h < HEADS; h++) {
-        _mm512_store_ps(s.out + h * size + column, sums[h][0]);
-        _mm512_store_ps(s.out + h * size + column + LANES, sums[h][1]);
-      }
+    for (int h = 0; h < HEADS; h++) {
+      Bf16::dot(sums[h], part, _mm512_loadu_si512(queries + h * size + j));
     }
   }
+#pragma GCC unroll 4
+  for (int h = 0; h < HEADS; h++) s.scores[(row + h) * KEYS + at] = _mm512_reduce_add_ps(sums[h]);
+}
+
+// Adds the weighted values of a block to HEADS rows of the output, two keys at a time. The columns
+// stay in the order in which unpacklo and unpackhi leave them, until `write_single`.
+template <int HEADS>
+__attribute__((noinline)) void mix_block(Scratch& s, const bf16* const* values, long count,
+                                         long size, long row) {
+  for (long column = 0; column < size; column += 2 * LANES) {
+    __m512 sums[HEADS][2];
+#pragma GCC unroll 4
+    for (int h = 0; h < HEADS; h++) {
+      sums[h][0] = _mm512_load_ps(s.out + (row + h) * size + column);
+      sums[h][1] = _mm512_load_ps(s.out + (row + h) * size + column + LANES);
+    }
+    for (long i = 0; i < count; i += 2) {
+      const __m512i even = _mm512_loadu_si512(values[i] + column);
+      const __m512i odd = _mm512_loadu_si512(values[i + 1] + column);
+      const __m512i low = _mm512_unpacklo_epi16(even, odd);
+      const __m512i high = _mm512_unpackhi_epi16(even, odd);
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) {
+        int32_t pair;
+        std::memcpy(&pair, s.weights + (row + h) * KEYS + i, sizeof pair);
+        const __m512i weight = _mm512_set1_epi32(pair);
+        Bf16::dot(sums[h][0], low, weight);
+        Bf16::dot(sums[h][1], high, weight);
+      }
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < HEADS; h++) {
+      _mm512_store_ps(s.out + (row + h) * size + column, sums[h][0]);
+      _mm512_store_ps(s.out + (row + h) * size + column + LANES, sums[h][1]);
+    }
+  }
+}
+
+void write_single(const float* from, float sum, long size, bf16* out) {
   const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
   const __m512i second =
       _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
-  for (int h = 0; h < HEADS; h++) {
-    const Vec factor = _mm512_set1_ps(1.0f / s.sums[h]);
-    bf16* out = a.out + (token * a.heads + head + h) * size;
-    for (long column = 0; column < size; column += 2 * LANES) {
-      const Vec low = _mm512_load_ps(s.out + h * size + column);
-      const Vec high = _mm512_load_ps(s.out + h * size + column + LANES);
-      store_bf16(out + column, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
-      store_bf16(out + column + LANES,
-                 _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
+  const Vec factor = _mm512_set1_ps(1.0f / sum);
+  for (long column = 0; column < size; column += 2 * LANES) {
+    const Vec low = _mm512_load_ps(from + column), high = _mm512_load_ps(from + column + LANES);
+    store_bf16(out + column, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
+    store_bf16(out + column + LANES,
+               _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
+  }
+}
+
+// Calls body(head, HEADS) for runs of 4, 2 and 1 of the query heads that share a KV head.
+template <class Body>
+inline void in_runs(long group, Body body) {
+  long head = 0;
+  for (; head + 4 <= group; head += 4) body(head, std::integral_constant<int, 4>());
+  for (; head + 2 <= group; head += 2) body(head, std::integral_constant<int, 2>());
+  if (head < group) body(head, std::integral_constant<int, 1>());
+}
+
+// A lone query uses each key and value once, so its time is the memory's. It takes the keys of all
+// of the task's KV heads together: they lie side by side, and the processor fetches ahead what is
+// read in order. The values follow while the scores are computed.
+void attend_single(const Attention& a, const Task& task, Scratch& s) {
+  const long size = a.size, group = a.group(), rows = task.kv_heads * group;
+  const long token = a.query_starts[task.sequence] + task.first;
+  const bf16* queries = a.queries + token * a.query_stride + task.kv_head * group * size;
+  const Range range = seen(a, position(a, task, task.first));
+  std::fill_n(s.sums, rows, 0.0f);
+  std::fill_n(s.maxima, rows, -INFINITY);
+  std::fill_n(s.out, rows * size, 0.0f);
+  for (long key = range.begin; key < range.end; key += SINGLE) {
+    const long count = std::min(SINGLE, range.end - key);
+    const bf16* values[SINGLE + 1];
+    for (long i = 0; i < count; i++) {
+      const long offset = offset_of(a, task, key + i);
+      values[i] = a.values + offset;
+      fetch(values[i], task.kv_heads * size);
+      for (long k = 0; k < task.kv_heads; k++) {
+        in_runs(group, [&](long head, auto heads) {
+          score_key<heads>(s, queries + (k * group + head) * size, a.keys + offset + k * size, size,
+                           k * group + head, i);
+        });
+      }
     }
+    values[count] = values[count - 1];  // the partner of an odd last one, with no weight
+    const long padded = (count + LANES - 1) / LANES * LANES;
+    for (long row = 0; row < rows; row++) weigh(a, s, row, key, padded, range);
+    for (long k = 0; k < task.kv_heads; k++) {
+      in_runs(group, [&](long head, auto heads) {
+        mix_block<heads>(s, values, count, size, k * group + head);
+      });
+      for (long i = 0; i <= count; i++) values[i] += size;
+    }
+  }
+  for (long row = 0; row < rows; row++) {
+    write_single(s.out + row * size, s.sums[row], size,
+                 a.out + (token * a.heads + task.kv_head * group + row) * size);
   }
 }
 
 void attend(const Attention& a, const Task& task, Scratch& s) {
-  if (task.count > 1) return attend_run(a, task, s);
-  const long group = a.group(), first = task.kv_head * group;
-  long head = 0;
-  for (; head + 4 <= group; head += 4) attend_single<4>(a, task, first + head, s);
-  for (; head + 2 <= group; head += 2) attend_single<2>(a, task, first + head, s);
-  if (head < group) attend_single<1>(a, task, first + head, s);
+  task.count > 1 ? attend_run(a, task, s) : attend_single(a, task, s);
 }
 
 // Tasks of all sequences, those of many queries first: they take longest.
-std::vector<Task> split(const Attention& a, long sequences) {
+std::vector<Task> split(const Attention& a, long sequences, int threads) {
   std::vector<Task> tasks;
   const long run = std::max(1L, ROWS / a.group());
+  // Lone queries share all KV heads of a sequence where there are tasks enough without splitting.
+  const long together = sequences < 2L * threads ? 1 : std::min(a.kv_heads, run);
   for (const bool single : {false, true}) {
     for (long sequence = 0; sequence < sequences; sequence++) {
       const long count = a.query_starts[sequence + 1] - a.query_starts[sequence];
       if (count == 0 || (count == 1) != single) continue;
       // From the end, where a query sees the most keys.
       for (long first = (count - 1) / run * run; first >= 0; first -= run) {
-        for (long kv_head = 0; kv_head < a.kv_heads; kv_head++) {
-          tasks.push_back({sequence, kv_head, first, std::min(run, count - first)});
+        const long queries = std::min(run, count - first), step = queries > 1 ? 1 : together;
+        for (long kv_head = 0; kv_head < a.kv_heads; kv_head += step) {
+          const long kv_heads = std::min(step, a.kv_heads - kv_head);
+          tasks.push_back({sequence, kv_head, kv_heads, first, queries});
         }
       }
     }
@@ -388,7 +427,7 @@ extern "C" void gemmaray_attend(const bf16* queries, long query_stride, const bf
   const Attention a = {queries,  query_stride, keys,       values, out,          heads,  kv_heads, size,
                        page_size, query_starts, key_lens, first_keys, tables, table_stride, window,
                        scale,    cap};
-  const std::vector<Task> tasks = split(a, sequences);
+  const std::vector<Task> tasks = split(a, sequences, threads);
 #pragma omp parallel num_threads(threads)
   {
     Scratch* scratch = static_cast<Scratch*>(std::aligned_alloc(64, sizeof(Scratch)));

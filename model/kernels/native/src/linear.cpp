@@ -63,7 +63,7 @@ template <class Kind>
 struct Tile {
   template <int ROWS>
   struct Of {
-    static void run(const Job& job, long row, long panel) {
+    static __attribute__((noinline)) void run(const Job& job, long row, long panel) {
       typename Kind::Sum sums[ROWS][2];
 #pragma GCC unroll 12
       for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Kind::zero();

@@ -62,7 +62,8 @@ inline __attribute__((always_inline)) void accumulate(const typename Kind::A* a,
   }
 }
 
-// Calls body<ROWS>() for the number of rows that there are, at most MAX_ROWS.
+// Calls Body<ROWS>::run for the number of rows that there are, at most MAX_ROWS. They are
+// not inlined: in a function of their own all sums stay in registers.
 template <template <int> class Body, class... Arguments>
 inline void with_rows(int rows, Arguments&&... arguments) {
   switch (rows) {
