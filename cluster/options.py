@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import GemmarayError
-from model.params import Device
+from model.params import Device, Quantization
 
 STANDARD_STREAM = "-"
 LINE = "line"  # what the only column of standard input is called
-RESOURCES = ("replicas", "tensor_parallel", "dtype", "device", "max_model_len")
+RESOURCES = ("replicas", "tensor_parallel", "dtype", "quantization", "device", "max_model_len")
 PARQUET_ONLY = (
     "prompt_column",
     "messages_column",
@@ -158,6 +158,10 @@ class JobOptions:
             default="auto: what the checkpoint says",
             metavar="auto|bfloat16|float32",
         ),
+    ] = None
+    quantization: Annotated[
+        Quantization | None,
+        _model("Weights and activations of the layers in eight bits: faster.", default="none"),
     ] = None
     device: Annotated[
         Device | None, _model("Where it computes.", default="auto: CUDA where there is any")

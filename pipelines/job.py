@@ -8,7 +8,16 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from model.errors import ParameterError
-from model.params import AttentionName, CheckedDType, Device, EngineConfig, SamplingParams, Settings
+from model.params import (
+    AttentionName,
+    CheckedDType,
+    Device,
+    EngineConfig,
+    KernelsName,
+    Quantization,
+    SamplingParams,
+    Settings,
+)
 from model.tasks import Normalize, Pooling
 
 from .errors import JobError
@@ -102,7 +111,7 @@ class Tasks(Settings):
 
 
 class Resources(Settings):
-    """What the job runs on; none of it changes the answers but dtype and max_model_len.
+    """What the job runs on; none of it changes the answers but dtype, quantization, max_model_len.
 
     Attributes:
         replicas: engines side by side: a number, "MIN..MAX" to follow the load, or None for one
@@ -122,6 +131,8 @@ class Resources(Settings):
     kv_cache_bytes: int | None = None
     page_size: int | None = None
     attention: AttentionName = "auto"
+    kernels: KernelsName = "auto"
+    quantization: Quantization = "none"
     threads: int | None = None
 
     @field_validator("replicas")
