@@ -56,6 +56,20 @@ def test_offline_compares_the_engines(
     assert f"left out: vllm is not installed ({tmp_path}/vllm/bin/python): run" in printed.err
 
 
+@pytest.mark.slow
+def test_an_engine_that_fails_leaves_the_others_their_figures(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"offline\.py: gemmaray bad: .*nosuch"):
+        offline.main(
+            f"--checkpoint {checkpoint} --workload uniform:2:0.05 classify:2:0.05 --threads 1 "
+            f"--turns 1 --max-other inf --no-ceiling --ours good bad:nosuch=1 --peers".split()
+        )
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["variant"] for record in records] == ["good", "good"]
+    assert [record["workload"] for record in records] == ["uniform:2:0.05", "classify:2:0.05"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
