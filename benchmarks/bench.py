@@ -49,9 +49,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 SHAPES = {"mini": "mini", "2b": "2b", "job": "mini"}
 
 
-def command(part: str, checkpoint: Path, args: argparse.Namespace, out: Path) -> list[str]:
+def command(name: str, checkpoint: Path, args: argparse.Namespace, out: Path) -> list[str]:
     """Return the command line of one part."""
-    script, *options = PARTS[part]
+    script, *options = PARTS[name]
     quiet = ["--turns", str(args.turns), "--max-other", str(args.max_other)]
     return [
         sys.executable,
@@ -68,11 +68,18 @@ def results_file(described: dict[str, Any], day: str) -> Path:
     return RESULTS / f"{hardware}-{described['cores']}-cores-{day}.jsonl"
 
 
+def part(text: str) -> str:
+    """Check the name of a part."""
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"there is no part {text!r}, only {', '.join(PARTS)}")
+    return text
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("parts", nargs="*", choices=[*PARTS, []], help="all of them unless named")
+    add("parts", nargs="*", type=part, metavar="PART", help=f"of {', '.join(PARTS)}; all if none")
     add("--ours", nargs="+", default=["bf16", "int8:quantization=int8"], help="see offline.py")
     add("--turns", type=int, default=3, help="runs that count, of each engine and workload")
     add("--threads", type=int, default=2)
@@ -88,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     out = args.out or results_file(machine(), f"{datetime.now(UTC):%Y-%m-%d}")
     failed = []
-    for part in args.parts or PARTS:
-        shape = SHAPES[part]
+    for name in args.parts or PARTS:
+        shape = SHAPES[name]
         checkpoint = ensure(shape, folder=args.checkpoints / shape)
-        note(f"== {part}, into {out}")
-        if subprocess.run(command(part, checkpoint, args, out), check=False).returncode:
-            failed.append(part)
+        note(f"== {name}, into {out}")
+        if subprocess.run(command(name, checkpoint, args, out), check=False).returncode:
+            failed.append(name)
     if out.exists():
         subprocess.run([sys.executable, str(REPOSITORY / "benchmarks/tables.py"), out], check=True)
     if failed:

@@ -55,6 +55,7 @@ install_vllm() {
         echo "vLLM $vllm is there"
         return
     fi
+    need c++ g++ # it compiles kernels when it starts
     # Its CPU guide preloads tcmalloc; without it vLLM is slower, which would not be fair.
     ldconfig -p 2>/dev/null | grep -q libtcmalloc_minimal.so.4 ||
         fail "libtcmalloc_minimal.so.4 is missing; on Debian and Ubuntu: apt install libtcmalloc-minimal4"

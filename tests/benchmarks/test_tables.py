@@ -3,14 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
 
-from benchmarks import offline, whole_job
-from benchmarks.bench import PARTS, arguments, command, results_file
-from benchmarks.checkpoints import ensure
 from benchmarks.compare import highest
-from benchmarks.peers import launch
-from benchmarks.spec import BenchmarkError, Spec
 from benchmarks.tables import BEGIN, END, latest, main, ratio, tables, write
 
 MACHINE = {"cpu": "X", "cpu_capability": "AVX2", "cores": 2, "memory_gib": 8, "torch": "2"}
@@ -95,47 +89,3 @@ def test_the_highest_ceiling_counts() -> None:
     assert highest([{"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0}]) == {"a": 3.0, "b": 2.0}
     assert highest([{"a": None}]) == {"a": None}
     assert highest([]) == {}
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_every_part_of_the_bench_is_a_command_that_is_understood(part: str, tmp_path: Path) -> None:
-    script, *argv = command(part, tmp_path, arguments([]), tmp_path / "out.jsonl")[1:]
-    module = {"offline.py": offline, "whole_job.py": whole_job}[Path(script).name]
-    args = module.arguments(argv)
-    assert [offline.variant(text)[0] for text in args.ours] == ["bf16", "int8"]
-    assert {name for name, *_ in args.peers} == {"transformers", "vllm", "llama.cpp"}
-    assert args.out == tmp_path / "out.jsonl"
-
-
-def test_results_are_named_by_hardware_and_date() -> None:
-    path = results_file({"cpu": "AMD EPYC (Zen 4)", "cores": 2}, "2026-01-31")
-    assert path.name == "amd-epyc-zen-4-2-cores-2026-01-31.jsonl"
-
-
-def test_texts_have_exactly_as_many_tokens(tmp_path: Path) -> None:
-    checkpoint = ensure("tiny", folder=tmp_path / "tiny")
-    texts = whole_job.prompts(checkpoint, 5, 37)
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    assert [len(tokenizer.encode(text).ids) for text in texts] == [37] * 5
-    assert len(set(texts)) == 5
-
-
-def test_a_peer_starts_as_it_is_installed(checkpoint: Path, tmp_path: Path) -> None:
-    python = tmp_path / "vllm" / "bin" / "python"
-    spec = Spec("vllm", checkpoint, "bfloat16", "cpu", 2, settings={"kv_gib": 3})
-    with pytest.raises(launch.PeerMissingError, match=r"install\.sh"):
-        launch.prepare(spec, tmp_path)
-    python.parent.mkdir(parents=True)
-    python.touch()
-    found = launch.prepare(spec, tmp_path)
-    assert found.command("--replies", "9")[0] == str(python)
-    assert found.environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
-    assert found.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
-    assert Spec.from_plain(json.loads(found.command()[3])) == spec
-
-
-def test_peers_that_cannot_be_compared_are_refused(classifier: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="causal language model"):
-        launch.prepare(Spec("vllm", classifier, "bfloat16", "cpu", 2), tmp_path)
-    with pytest.raises(BenchmarkError, match="CPUs only"):
-        launch.prepare(Spec("llama.cpp", classifier, "bfloat16", "cuda", 2), tmp_path)
