@@ -7,11 +7,13 @@
 #
 #   make check    linter, formatter, types, import layers
 #   make docs     write docs/cli.md anew from the command's own help
+#   make bench    measure the engine beside others (benchmarks/peers/install.sh installs them);
+#                 80 minutes on a quiet machine. BENCH=mini (2b, job): only this part
 #   make clean    remove .venv, caches and out/
 #
 # Settings:
 #   PYTHON=python3.12   the interpreter that .venv is made with
-#   ARGS="-k commit"    more arguments for pytest
+#   ARGS="-k commit"    more arguments for pytest; for make bench: ARGS="--turns 2"
 #   CONSTRAINTS=        the newest packages that pyproject.toml allows, not constraints.txt's
 # pip reads its own variables: without a GPU, PIP_EXTRA_INDEX_URL with an index of CPU builds of
 # torch saves some gigabytes of CUDA libraries.
@@ -20,7 +22,7 @@ export PYTHON
 export CONSTRAINTS ?= constraints.txt
 bin := .venv/bin
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -47,6 +49,11 @@ docs:
 	@.ci/venv dev
 	@echo "[3/3] writing docs/cli.md"
 	@$(bin)/typer cluster.commands utils docs --name gemmaray --output docs/cli.md
+
+bench:
+	@.ci/venv
+	@echo "[3/3] measuring"
+	@$(bin)/python benchmarks/bench.py $(BENCH) $(ARGS)
 
 clean:
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

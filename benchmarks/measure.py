@@ -1,5 +1,7 @@
-"""What a run cost: seconds, memory, and how busy the machine was with anything else."""
+"""What a run cost: seconds, and how busy the machine was with anything else."""
 
+import contextlib
+import ctypes
 import math
 import os
 import platform
@@ -13,10 +15,12 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from .memory import family
+
 Result = TypeVar("Result")
 SAMPLE_S = 1.5
-# "5" sets the peak resident size to the present one; see proc(5).
-RESET_PEAK = "5"
+POLL_S = 0.05
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Timing:
 
     Attributes:
         wall_s: seconds.
-        cpu_s: CPU seconds of this process and its children.
+        cpu_s: CPU seconds of the process that did it and its children.
         other_cores: how many cores other processes kept busy meanwhile.
     """
 
@@ -39,15 +43,13 @@ class Quiet:
     """When a run counts.
 
     Attributes:
-        repeat: runs that are wanted.
         max_other: a run during which other processes used more cores than this is repeated.
-        max_tries: runs that are made at most; if too few were quiet, the quietest count.
+        max_tries: runs that are made at most; if none was quiet, the quietest counts.
         patience_s: how long to wait for quiet before each run.
     """
 
-    repeat: int = 2
     max_other: float = 0.05
-    max_tries: int = 8
+    max_tries: int = 4
     patience_s: float = 90.0
 
     def wait(self) -> None:
@@ -61,43 +63,42 @@ class Quiet:
                 return
 
     def enough(self, runs: Sequence[Timing]) -> bool:
-        """Whether nothing has to be repeated."""
-        quiet = sum(run.other_cores <= self.max_other for run in runs)
-        return quiet >= self.repeat or len(runs) >= max(self.max_tries, self.repeat)
-
-    def chosen(self, runs: Sequence[Timing]) -> list[Timing]:
-        """Return the runs that count."""
-        return sorted(runs, key=lambda run: run.other_cores)[: self.repeat]
+        """Whether one of these runs counts."""
+        quiet = any(run.other_cores <= self.max_other for run in runs)
+        return quiet or len(runs) >= self.max_tries
 
 
-def timed(function: Callable[[], Result]) -> tuple[Result, Timing]:
-    """Call a function; what it returns, and what it took."""
-    machine, own = _machine_cpu_s(), _own_cpu_s()
+def timed(function: Callable[[], Result], pid: int | None = None) -> tuple[Result, Timing]:
+    """Call a function; what it returns, and what it took.
+
+    Args:
+        function: is called once.
+        pid: of the process that does the work, if it is another one.
+    """
+    pid = pid or os.getpid()
+    machine, own = _machine_cpu_s(), _family_cpu_s(pid)
     start = time.perf_counter()
     result = function()
     wall_s = time.perf_counter() - start
-    cpu_s = _own_cpu_s() - own
+    cpu_s = _family_cpu_s(pid) - own
     others = _machine_cpu_s() - machine - cpu_s
     return result, Timing(wall_s, cpu_s, max(0.0, others) / wall_s)
 
 
-def peak_rss() -> int:
-    """Sum the peak resident bytes of this process and its children.
-
-    An upper bound where there are children: peaks need not coincide, and shared pages count twice.
-    """
-    return sum(_peak_of(process.pid) for process in _family())
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, as Ray's do; see prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-def forget_peak_rss() -> None:
-    """Let the peaks start anew from what is resident now."""
-    for process in _family():
-        Path(f"/proc/{process.pid}/clear_refs").write_text(RESET_PEAK, encoding="ascii")
-
-
-def peak_gpu() -> int:
-    """Return the most bytes that tensors of this process have held on the GPU; 0 without one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+def reap_orphans(timeout_s: float) -> None:
+    """Wait until this process has no children left, for so long at most."""
+    end = time.monotonic() + timeout_s
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < end:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                time.sleep(POLL_S)
 
 
 def spread_pct(walls_s: Sequence[float]) -> float:
@@ -124,27 +125,15 @@ def _machine_cpu_s() -> float:
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
-def _own_cpu_s() -> float:
+def _family_cpu_s(pid: int) -> float:
     total = 0.0
-    for process in _family():
+    for process in family(pid):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system + times.children_user + times.children_system
     return total
-
-
-def _family() -> list[psutil.Process]:
-    process = psutil.Process()
-    return [process, *process.children(recursive=True)]
-
-
-def _peak_of(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _cpu_name() -> str:

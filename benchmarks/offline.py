@@ -1,111 +1,76 @@
-"""Offline throughput: this engine beside others, on the same requests, in turns.
+r"""Offline throughput: this engine beside others, on the same requests, in turns.
 
     python benchmarks/offline.py --shape mini --workload uniform:64 sharegpt:48:0.5
     python benchmarks/offline.py --checkpoint DIR --workload classify:32 --peers
+    python benchmarks/offline.py --shape mini --workload uniform:64 \
+        --ours bf16 int8:quantization=int8 --peers transformers vllm llama.cpp:q8_0:weights=q8_0
 
-Prints a JSON line for each engine and workload, and a table on stderr. Each engine has a process
-of its own; they take turns, and a run that other processes disturbed is repeated. Loading and a
-warm-up of four other requests are outside the wall time. Greedy, end tokens ignored, and exactly
-the tokens that were asked for: an engine that gives any other number is refused.
+Prints a JSON line for each engine and workload, and a table on stderr. Each engine has a fresh
+process in each turn; a run that other processes disturbed is repeated. Loading and a warm-up of
+four other requests are outside the wall time. Greedy, end tokens ignored, and exactly the tokens
+that were asked for: an engine that gives any other number is refused.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from benchmarks.checkpoints import SHAPES, ensure
-from benchmarks.contenders import Spec
-from benchmarks.measure import Quiet, machine
-from benchmarks.report import TABLE_WIDTH, Record, append, gemm_gflop, show
-from benchmarks.worker import Run, Worker
+from benchmarks.compare import Comparison
+from benchmarks.measure import Quiet
+from benchmarks.peers.launch import HOME, PEERS, Launch, PeerMissingError, prepare
+from benchmarks.report import TABLE_WIDTH, append, show
+from benchmarks.spec import OURS, BenchmarkError, Spec
 from benchmarks.workloads import Workload
 from model.config import ModelConfig
 from model.errors import GemmarayError
-from model.params import Device
-
-GIB = 2**30
 
 
-def compare(workers: Sequence[Worker], workload: Workload, seed: int, quiet: Quiet) -> list[Record]:
-    """Run one workload on every engine in turns, and return a record for each."""
-    for worker in workers:
-        worker.run(workload.warm_up(seed))
-    requests = workload.requests(seed)
-    runs: list[list[Run]] = [[] for _ in workers]
-    for _ in range(max(quiet.max_tries, quiet.repeat)):
-        for worker, own in zip(workers, runs, strict=True):
-            if not quiet.enough([run.timing for run in own]):
-                quiet.wait()
-                own.append(worker.run(requests))
+def launches(specs: Sequence[Spec], home: Path) -> Iterator[Launch]:
+    """Find the engines; one that is not installed is left out, with a line that says so."""
+    for spec in specs:
+        try:
+            yield prepare(spec, home)
+        except PeerMissingError as error:
+            note(f"left out: {error}")
+
+
+def specs(args: argparse.Namespace) -> list[Spec]:
+    """Name the engines that were asked for, ours first."""
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = (args.checkpoint or ensure(args.shape, labels=args.labels)).resolve()
+    ModelConfig.from_folder(folder)  # refused here, before minutes are spent
+    ours = [(OURS, *variant(text)) for text in args.ours]
     return [
-        _record(worker, workload, seed, own, quiet, runs[0][0])
-        for worker, own in zip(workers, runs, strict=True)
+        Spec(name, folder, args.dtype, device, args.threads, label, settings)
+        for name, label, settings in [*ours, *args.peers]
     ]
 
 
-def _record(
-    worker: Worker, workload: Workload, seed: int, runs: list[Run], quiet: Quiet, first: Run
-) -> Record:
-    """Sum up one engine's runs; `first` is a run of the engine that the others are held against."""
-    spec, loaded = worker.spec, worker.loaded
-    config = ModelConfig.from_folder(spec.checkpoint)
-    requests = workload.requests(seed)
-    prompt_tokens = sum(len(request.prompt) for request in requests)
-    output_tokens = sum(request.output_len for request in requests)
-    chosen = quiet.chosen([run.timing for run in runs])
-    same = [a == b for a, b in zip(runs[0].answers, first.answers, strict=True)]
-    return Record(
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine(),
-        engine=spec.name,
-        version=loaded.version,
-        variant=loaded.variant,
-        shape=spec.checkpoint.name,
-        architecture=config.architecture,
-        dtype=spec.dtype,
-        device=spec.device,
-        threads=spec.threads,
-        workload=str(workload),
-        seed=seed,
-        requests=len(requests),
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        walls_s=tuple(timing.wall_s for timing in chosen),
-        cpus_s=tuple(timing.cpu_s for timing in chosen),
-        gemm_gflop=gemm_gflop(config, prompt_tokens, output_tokens),
-        other_cores=max(timing.other_cores for timing in chosen),
-        tries=len(runs),
-        peak_rss_gib=max(run.peak_rss for run in runs) / GIB,
-        peak_gpu_gib=max(run.peak_gpu for run in runs) / GIB,
-        load_s=loaded.load_s,
-        same_answers_pct=100 * sum(same) / len(same),
-    )
+def peer(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Read ENGINE[:VARIANT[:KEY=VALUE,...]], or ENGINE:KEY=VALUE,..."""
+    name, _, rest = text.partition(":")
+    if name not in PEERS:
+        raise argparse.ArgumentTypeError(f"there is no {name!r}, only {', '.join(PEERS)}")
+    return name, *variant(rest)
 
 
-def specs(args: argparse.Namespace) -> Iterator[Spec]:
-    """Name the engines that were asked for, ours first."""
-    device: Device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = args.checkpoint or ensure(args.shape, labels=args.labels)
-    for name in ("gemmaray", *args.peers):
-        yield Spec(
-            name,
-            checkpoint.resolve(),
-            args.dtype,
-            device,
-            args.threads,
-            args.peer_batch,
-            dict(args.set or ()) if name == "gemmaray" else {},
-        )
+def variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Read VARIANT[:KEY=VALUE,...]; settings without a name are named by themselves."""
+    label, _, rest = text.partition(":")
+    if "=" in label and not rest:
+        rest = label
+    return label, dict(setting(item) for item in rest.split(",") if item)
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -119,9 +84,13 @@ def setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def note(line: str) -> None:
+    """Tell people, not files."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    quiet = Quiet()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
@@ -129,15 +98,38 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
     add("--labels", type=int, default=0, help="with --shape: a classification head of this size")
     add("--workload", nargs="+", required=True, metavar="NAME:COUNT[:SCALE]")
-    add("--peers", nargs="*", default=["transformers"], choices=["transformers"])
-    add("--peer-batch", type=int, default=32, help="requests of a static batch")
+    add(
+        "--ours",
+        nargs="+",
+        default=[""],
+        metavar="VARIANT[:KEY=VALUE,...]",
+        help="variants of our engine: a name, and fields of EngineConfig",
+    )
+    add(
+        "--peers",
+        nargs="*",
+        type=peer,
+        default=[("transformers", "", {})],
+        metavar="ENGINE[:VARIANT][:KEY=VALUE,...]",
+        help=f"of {', '.join(PEERS)}, with settings of their own (see peers/)",
+    )
+    add("--peers-home", type=Path, default=HOME, help="where the peers are installed")
     add("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     add("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add("--threads", type=int, default=2)
-    add("--set", nargs="*", type=setting, metavar="KEY=VALUE", help="EngineConfig fields of ours")
     add("--seed", type=int, default=0)
-    add("--repeat", type=int, default=quiet.repeat, help="runs that count")
-    add("--max-tries", type=int, default=quiet.max_tries)
+    add("--no-ceiling", action="store_true", help="do not measure what matmuls reach")
+    add("--out", type=Path, help="append the JSON lines to this file")
+    add_quiet(parser)
+    return parser.parse_args(argv)
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how often a run is made, and when it counts."""
+    quiet = Quiet()
+    add = parser.add_argument
+    add("--turns", type=int, default=3, help="runs that count, of each engine")
+    add("--max-tries", type=int, default=quiet.max_tries, help="runs made in a turn at most")
     add(
         "--max-other",
         type=float,
@@ -145,28 +137,38 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="repeat a run during which other processes used more cores; inf accepts every run",
     )
     add("--patience", type=float, default=quiet.patience_s, help="seconds to wait for quiet")
-    add("--out", type=Path, help="append the JSON lines to this file")
-    return parser.parse_args(argv)
+
+
+def quiet_of(args: argparse.Namespace) -> Quiet:
+    """Return what `add_quiet`'s options say."""
+    return Quiet(args.max_other, args.max_tries, args.patience)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, print, and keep."""
     args = arguments(argv)
-    quiet = Quiet(args.repeat, args.max_other, args.max_tries, args.patience)
-    records: list[Record] = []
     try:
         workloads = [Workload.parse(text) for text in args.workload]
-        with ExitStack() as stack:
-            workers = [stack.enter_context(closing(Worker(spec))) for spec in specs(args)]
-            for workload in workloads:
-                for record in compare(workers, workload, args.seed, quiet):
-                    print(json.dumps(record.line()), flush=True)
-                    if args.out:
-                        append(args.out, record)
-                    records.append(record)
-    except GemmarayError as error:
+        wanted = specs(args)
+        comparison = Comparison(
+            list(launches(wanted, args.peers_home)),
+            workloads,
+            args.seed,
+            args.turns,
+            quiet_of(args),
+            note,
+        )
+        has_ceiling = wanted[0].device == "cpu" and not args.no_ceiling
+        records, failures = comparison.run(with_ceilings=has_ceiling)
+    except (GemmarayError, BenchmarkError) as error:
         sys.exit(f"offline.py: {error}")
+    for record in records:
+        print(json.dumps(record.line()), flush=True)
+        if args.out:
+            append(args.out, record.line())
     show(records, Console(stderr=True, width=TABLE_WIDTH))
+    if failures:
+        sys.exit(f"offline.py: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

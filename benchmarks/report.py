@@ -20,32 +20,36 @@ TABLE_WIDTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one engine did on one workload; the figures are of the median run.
+    """What one engine did on one workload; rates are of the median turn.
 
     Attributes:
-        date: ISO, UTC.
-        engine: its name; version and variant say which one.
+        run: ISO, UTC: when the comparison began that this is part of.
+        engine: its name; version, variant and settings say which one.
+        precision: of its matmuls: "bfloat16", "float32" or "int8".
         shape: the checkpoint folder's name.
         architecture: its head.
         workload: NAME:COUNT[:SCALE], drawn with `seed`.
         prompt_tokens: of all requests; output_tokens likewise.
-        walls_s: of the runs that count; loading and the warm-up are not in them.
+        walls_s: of the run that counts in each turn; loading and the warm-up are not in them.
         cpus_s: CPU seconds of the same runs; with one thread, fair even on a busy machine.
-        gemm_gflops: useful matmul work over the wall time, see `gemm_gflop`.
-        spread_pct: slowest minus fastest run, in percent of the median.
+        gemm_gflop: useful matmul work, see `gemm_gflop`; a file holds it as a rate.
+        ceiling_gflops: what matmuls of this precision reach, see ceiling.py; None: not measured.
         other_cores: cores that other processes kept busy, in the worst run that counts.
         tries: runs made.
-        peak_rss_gib: of the process and its children, loading included.
+        peak_rss_gib: of the process and its children, loading included, see memory.py.
         peak_gpu_gib: of tensors on the GPU.
         load_s: from the call to a loaded engine, without imports.
+        start_s: from starting its process to a ready engine; both are the median turn's.
         same_answers_pct: requests answered exactly as by the first engine of the comparison.
     """
 
-    date: str
+    run: str
     machine: dict[str, Any]
     engine: str
     version: str
     variant: str
+    settings: str
+    precision: str
     shape: str
     architecture: str
     dtype: str
@@ -59,17 +63,26 @@ class Record:
     walls_s: tuple[float, ...]
     cpus_s: tuple[float, ...]
     gemm_gflop: float
+    ceiling_gflops: float | None
     other_cores: float
     tries: int
     peak_rss_gib: float
     peak_gpu_gib: float
     load_s: float
+    start_s: float
     same_answers_pct: float
 
     @property
     def wall_s(self) -> float:
-        """The median run."""
+        """The median turn."""
         return statistics.median(self.walls_s)
+
+    @property
+    def ceiling_pct(self) -> float | None:
+        """The useful matmul work per second, in percent of what the machine's matmuls reach."""
+        if self.ceiling_gflops is None:
+            return None
+        return 100 * self.gemm_gflop / self.wall_s / self.ceiling_gflops
 
     def line(self) -> dict[str, Any]:
         """Return what goes to a file: the fields, and the rates that follow from them."""
@@ -80,11 +93,13 @@ class Record:
             "output_tokens_per_s": self.output_tokens / self.wall_s,
             "total_tokens_per_s": both / self.wall_s,
             "gemm_gflops": self.gemm_gflop / self.wall_s,
+            "ceiling_pct": self.ceiling_pct,
             "spread_pct": spread_pct(self.walls_s),
         }
         fields = asdict(self)
         del fields["gemm_gflop"]
-        return {key: _rounded(value) for key, value in (fields | rates).items()}
+        line = {"benchmark": "offline"} | fields | rates
+        return {key: rounded(value) for key, value in line.items()}
 
 
 def gemm_gflop(config: ModelConfig, prompt_tokens: int, output_tokens: int) -> float:
@@ -103,11 +118,11 @@ def gemm_gflop(config: ModelConfig, prompt_tokens: int, output_tokens: int) -> f
     return 2e-9 * (layers * (prompt_tokens + output_tokens * generates) + head * output_tokens)
 
 
-def append(path: Path, record: Record) -> None:
-    """Add a record to a file of JSON lines."""
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record.line()) + "\n")
+        file.write(json.dumps(line) + "\n")
 
 
 def show(records: Sequence[Record], console: Console) -> None:
@@ -116,28 +131,32 @@ def show(records: Sequence[Record], console: Console) -> None:
     table = Table(box=box.MARKDOWN)
     for name in ("workload", "engine"):
         table.add_column(name, no_wrap=True)
-    names = ("out tok/s", "total tok/s", "req/s", "GF/s", "runs, s", "CPU s", "RSS GiB", "load s")
-    for name in (*names, f"{records[0].engine} is faster"):
+    names = ("out tok/s", "total tok/s", "GF/s", "ceiling", "runs, s", "CPU s", "RSS GiB")
+    for name in (*names, "start s", f"{records[0].engine} is faster"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
         line = record.line()
+        share = record.ceiling_pct
         table.add_row(
             record.workload,
-            " ".join(filter(None, (record.engine, record.version, record.variant))),
+            " ".join(filter(None, (record.engine, record.variant, record.version))),
             f"{line['output_tokens_per_s']:.1f}",
             f"{line['total_tokens_per_s']:.1f}",
-            f"{line['requests_per_s']:.2f}",
             f"{line['gemm_gflops']:.0f}",
+            "" if share is None else f"{share:.0f}%",
             ", ".join(f"{wall:.2f}" for wall in record.walls_s),
             ", ".join(f"{cpu:.1f}" for cpu in record.cpus_s),
             f"{record.peak_rss_gib:.2f}",
-            f"{record.load_s:.1f}",
+            f"{record.start_s:.1f}",
             f"{record.wall_s / first[record.workload].wall_s:.2f}x",
         )
     console.print(table)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Round every number in a value to five digits."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
-    return [_rounded(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,27 +1,39 @@
-"""An engine in a process of its own: its memory, its threads and its start-up are only its own."""
+"""An engine in a process of its own, measured from outside: the same way whatever it is."""
 
-import multiprocessing
+import contextlib
+import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
 
-from model.errors import GemmarayError
+from .measure import Timing, timed
+from .memory import MemoryWatch
+from .peers.launch import REPOSITORY, Launch
+from .spec import Answers, BenchmarkError, Request
 
-from .contenders import Answers, BenchmarkError, Contender, Spec, load
-from .measure import Timing, forget_peak_rss, peak_gpu, peak_rss, timed
-from .workloads import Request
-
+LOGS = Path("out/benchmarks/logs")
 END_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What is known of an engine once it is ready; load_s leaves out the imports."""
+    """What is known of an engine once it is ready.
+
+    Attributes:
+        load_s: seconds of loading, without imports.
+        start_s: seconds from starting its process until it is ready.
+    """
 
     version: str
-    variant: str
+    settings: str
+    precision: str
     load_s: float
+    start_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,7 @@ class Run:
     Attributes:
         answers: of each request.
         timing: of this pass.
-        peak_rss: bytes, the larger one of loading and of this pass.
+        peak_rss: resident bytes of the process and its children, from its start on.
         peak_gpu: bytes of tensors on the GPU, since the start.
     """
 
@@ -42,72 +54,89 @@ class Run:
 
 
 class Worker:
-    """Drives an engine in a child process.
+    """Drives `benchmarks.serve` in a child process; a context manager.
 
-    Raises on construction, and in `run`:
-        GemmarayError: what the child raised, or BenchmarkError if it died.
+    Raises on entry, and in `run`:
+        BenchmarkError: what went wrong in the child, in one line; its log has the rest.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        # A fresh interpreter: a fork would share this one's memory and its threads' state.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
-        self._process.start()
-        theirs.close()
-        loaded = self._receive()
-        assert isinstance(loaded, Loaded)
-        self.loaded = loaded
+    def __init__(self, launch: Launch) -> None:
+        self.spec = launch.spec
+        self._launch = launch
+        self._log = LOGS / f"{self.spec.label.replace(' ', '-')}.log"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._start()
+            self._stack = self._stack.pop_all()  # it stays open if nothing was raised
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def run(self, requests: Sequence[Request]) -> Run:
         """Answer all requests; refuses answers of another length than was asked for."""
-        self._pipe.send(requests)
-        run = self._receive()
-        assert isinstance(run, Run)
-        for index, (answer, request) in enumerate(zip(run.answers, requests, strict=True)):
+        reply, timing = timed(lambda: self._ask(requests), self._process.pid)
+        answers: Answers = reply["answers"]
+        for index, (answer, request) in enumerate(zip(answers, requests, strict=True)):
             if len(answer) != request.output_len:
                 raise BenchmarkError(
-                    f"{self.spec.name}: request {index} got {len(answer)} tokens, not "
+                    f"{self.spec.label}: request {index} got {len(answer)} tokens, not "
                     f"{request.output_len}"
                 )
-        return run
+        return Run(answers, timing, self._memory.peak, reply["peak_gpu"])
 
-    def close(self) -> None:
-        """End the child."""
-        self._pipe.close()
-        self._process.join(END_TIMEOUT_S)
-        self._process.kill()
-
-    def _receive(self) -> object:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            self._process.join(END_TIMEOUT_S)
-            raise BenchmarkError(
-                f"{self.spec.name} ended with exit status {self._process.exitcode}"
-            ) from None
-        if isinstance(answer, GemmarayError):
-            raise answer
-        return answer
-
-
-def _serve(pipe: Connection, spec: Spec) -> None:
-    try:
+    def _start(self) -> None:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        log = self._stack.enter_context(self._log.open("wb"))
+        ours, theirs = os.pipe()
+        self._replies = self._stack.enter_context(os.fdopen(ours, encoding="utf-8"))
         start = time.perf_counter()
-        contender = load(spec)
-        pipe.send(Loaded(contender.version, contender.variant, time.perf_counter() - start))
-        _answer(pipe, contender, peak_rss())
-    except GemmarayError as error:
-        pipe.send(error)
+        self._process = subprocess.Popen(
+            self._launch.command("--replies", str(theirs)),
+            cwd=REPOSITORY,
+            env=self._launch.environ(),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[theirs],
+            start_new_session=True,
+            text=True,
+        )
+        os.close(theirs)
+        self._stack.callback(self._end)
+        self._memory = self._stack.enter_context(MemoryWatch(self._process.pid))
+        loaded = self._receive()
+        self.loaded = Loaded(**loaded, start_s=time.perf_counter() - start)
 
+    def _ask(self, requests: Sequence[Request]) -> dict[str, Any]:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # _receive says what became of the process
+            self._process.stdin.write(json.dumps(requests) + "\n")
+            self._process.stdin.flush()
+        return self._receive()
 
-def _answer(pipe: Connection, contender: Contender, loading_rss: int) -> None:
-    try:
-        while True:
-            requests = pipe.recv()
-            forget_peak_rss()
-            answers, timing = timed(lambda: contender.run(requests))  # noqa: B023 - called at once
-            pipe.send(Run(answers, timing, max(loading_rss, peak_rss()), peak_gpu()))
-    except EOFError:
-        contender.close()
+    def _receive(self) -> dict[str, Any]:
+        line = self._replies.readline()
+        if not line:
+            self._end()
+            status = self._process.returncode
+            raise BenchmarkError(
+                f"{self.spec.label} ended with exit status {status}: see {self._log}"
+            )
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise BenchmarkError(f"{self.spec.label}: {reply['error']} (log: {self._log})")
+        return reply
+
+    def _end(self) -> None:
+        """End the child and whatever it has left running."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -15,19 +15,13 @@ from typing import Self
 
 from model.errors import GemmarayError
 
+from .spec import Request
+
 FIRST_ID, LAST_ID, BOS = 364, 4096, 2
 
 
 class WorkloadError(GemmarayError):
     """A workload that does not exist, or is not written as NAME:COUNT[:SCALE]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt, and the number of tokens that its answer has."""
-
-    prompt: list[int]
-    output_len: int
 
 
 class _Draw:

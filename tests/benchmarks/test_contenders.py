@@ -5,28 +5,30 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks import checkpoints
-from benchmarks.contenders import Gemmaray, Spec, Transformers
+from benchmarks.contenders import Gemmaray
+from benchmarks.peers.static_batches import Transformers
 from benchmarks.report import gemm_gflop
+from benchmarks.spec import Spec
 from benchmarks.workloads import Workload
 from model.config import ModelConfig
 
 
-def spec(folder: Path) -> Spec:
-    return Spec("gemmaray", folder, "float32", "cpu", threads=1, batch=3)
+def spec(folder: Path, **settings: int) -> Spec:
+    return Spec("gemmaray", folder, "float32", "cpu", threads=1, settings=settings)
 
 
 @pytest.mark.parametrize("text", ["sharegpt:7:0.1", "shared-prefix:4:0.1"])
 def test_both_engines_give_the_same_tokens(checkpoint: Path, text: str) -> None:
     requests = Workload.parse(text).requests()
     ours = Gemmaray(spec(checkpoint)).run(requests)
-    assert ours == Transformers(spec(checkpoint)).run(requests)
+    assert ours == Transformers(spec(checkpoint, batch=3)).run(requests)
     assert [len(answer) for answer in ours] == [request.output_len for request in requests]
 
 
 def test_both_engines_give_the_same_labels(classifier: Path) -> None:
     requests = Workload.parse("classify:8:0.2").requests()
     ours = Gemmaray(spec(classifier)).run(requests)
-    assert ours == Transformers(spec(classifier)).run(requests)
+    assert ours == Transformers(spec(classifier, batch=3)).run(requests)
     assert len({label for (label,) in ours}) > 1
 
 

@@ -1,3 +1,4 @@
+import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import offline
-from benchmarks.measure import Quiet, Timing, forget_peak_rss, machine, peak_rss, timed
+from benchmarks.measure import machine
 from benchmarks.report import Record
 
 RATES = {
@@ -13,7 +14,9 @@ RATES = {
     "prompt_tokens_per_s",
     "output_tokens_per_s",
     "total_tokens_per_s",
+    "benchmark",
     "gemm_gflops",
+    "ceiling_pct",
     "spread_pct",
 }
 
@@ -23,14 +26,17 @@ def test_offline_compares_the_engines(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results" / "run.jsonl"
-    offline.main(
-        f"--checkpoint {checkpoint} --workload uniform:5:0.05 --dtype float32 --threads 1 "
-        f"--repeat 2 --max-other inf --set max_batch_tokens=64 --out {out}".split()
-    )
+    with pytest.raises(SystemExit, match=r"offline\.py: gemmaray bad: .*nosuch"):
+        offline.main(
+            f"--checkpoint {checkpoint} --workload uniform:5:0.05 --dtype float32 --threads 1 "
+            "--turns 2 --max-other inf --no-ceiling --ours small:max_batch_tokens=64 bad:nosuch=1 "
+            f"--peers transformers:batch=2 vllm --peers-home {tmp_path} --out {out}".split()
+        )
     printed = capsys.readouterr()
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert records == [json.loads(line) for line in printed.out.splitlines()]
-    assert [record["engine"] for record in records] == ["gemmaray", "transformers"]
+    named_so = [("gemmaray", "small"), ("transformers", "batch=2")]
+    assert [(record["engine"], record["variant"]) for record in records] == named_so
     named = {field.name for field in fields(Record)} - {"gemm_gflop"}
     for record in records:
         assert record.keys() == named | RATES
@@ -40,8 +46,17 @@ def test_offline_compares_the_engines(
         assert record["same_answers_pct"] == 100.0
         assert record["peak_rss_gib"] > 0.05
         assert record["load_s"] > 0.0
-    assert records[0]["variant"] == "max_batch_tokens=64"
+        assert record["start_s"] > record["load_s"]
+        assert record["precision"] == "float32"
+        assert record["ceiling_pct"] is None
+    assert [record["settings"] for record in records] == [
+        "max_batch_tokens=64",
+        "static b2 eager",
+    ]
     assert "gemmaray is faster" in printed.err
+    # What fails or is missing leaves the others their figures.
+    assert printed.err.count("left out from here on: gemmaray bad") == 1
+    assert f"left out: vllm is not installed ({tmp_path}/vllm/bin/python): run" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -59,26 +74,25 @@ def test_a_fault_of_the_user_is_one_line(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_only_quiet_runs_count_if_there_are_enough() -> None:
-    quiet = Quiet(repeat=2, max_other=0.1, max_tries=4)
-    loud, soft = Timing(9.0, 4.0, 1.5), Timing(3.0, 2.9, 0.05)
-    assert not quiet.enough([loud, soft])
-    assert quiet.enough([loud, soft, soft])
-    assert quiet.chosen([loud, soft, soft]) == [soft, soft]
-    assert quiet.enough([loud] * 4)
-    assert quiet.chosen([loud, loud, soft, loud]) == [soft, loud]
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("vllm", ("vllm", "", {})),
+        ("transformers:batch=64", ("transformers", "batch=64", {"batch": 64})),
+        (
+            "llama.cpp:q8:weights=q8_0,ubatch=9",
+            ("llama.cpp", "q8", {"weights": "q8_0", "ubatch": 9}),
+        ),
+    ],
+)
+def test_a_peer_is_named_with_its_settings(text: str, read: object) -> None:
+    assert offline.peer(text) == read
 
 
-def test_a_run_is_timed_and_its_memory_seen() -> None:
-    forget_peak_rss()
-    before = peak_rss()
-    length, timing = timed(lambda: len(b"x" * (64 << 20)))
-    assert length == 64 << 20
-    assert timing.wall_s > 0.0
-    assert timing.cpu_s >= 0.0
-    assert peak_rss() - before > 32 << 20
-    forget_peak_rss()
-    assert peak_rss() < before + (32 << 20)
+@pytest.mark.parametrize("text", ["sglang", "vllm:name:key"])
+def test_a_faulty_peer_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        offline.peer(text)
 
 
 def test_the_machine_is_named() -> None:

@@ -2,11 +2,16 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks import offline, profile_step
+from benchmarks import bench, offline, profile_step, whole_job
 from benchmarks.workloads import KINDS
 
 README = Path(offline.__file__).with_name("README.md").read_text(encoding="utf-8")
-SCRIPTS = {"offline.py": offline, "profile_step.py": profile_step}
+SCRIPTS = {
+    "bench.py": bench,
+    "offline.py": offline,
+    "profile_step.py": profile_step,
+    "whole_job.py": whole_job,
+}
 
 
 def commands() -> list[list[str]]:
@@ -26,3 +31,9 @@ def test_every_command_of_the_readme_is_understood() -> None:
 def test_the_readme_names_every_workload() -> None:
     table = README.partition("Workloads, as")[2].partition("##")[0]
     assert re.findall(r"(?m)^\| `([a-z-]+)`", table) == list(KINDS)
+
+
+def test_the_readme_names_every_script() -> None:
+    folder = Path(offline.__file__).parent
+    scripts = {path.name for path in folder.glob("*.py") if "def main(" in path.read_text()}
+    assert set(re.findall(r"(?m)^\| `([a-z_]+\.py)`", README)) == scripts - {"serve.py"}
