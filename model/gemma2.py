@@ -240,7 +240,9 @@ class Gemma2(nn.Module):
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Return soft-capped logits [R, V] in the model's dtype, whole on every rank.
+        """Return the soft-capped logits of this rank's tokens, [R, V / ranks] in the model's dtype.
+
+        No rank ever holds another one's: `model.sampling` draws from them as they lie.
 
         Raises:
             TaskError: the checkpoint has a classification head instead.
@@ -254,7 +256,7 @@ class Gemma2(nn.Module):
         cap = self.config.final_logit_softcapping
         if cap is not None:
             logits_RV.div_(cap).tanh_().mul_(cap)
-        return self.lm_head.gather(logits_RV)
+        return logits_RV
 
     @torch.inference_mode()
     def score(self, hidden_RD: Tensor) -> Tensor:

@@ -221,12 +221,8 @@ class VocabParallelEmbedding(nn.Module):
         return self.tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0.0))
 
     def project(self, x_RD: Tensor) -> Tensor:
-        """Return x's products with this rank's rows: [R, rows]; see `gather`."""
-        return functional.linear(x_RD, self.weight)
-
-    def gather(self, logits_RV: Tensor) -> Tensor:
-        """Join every rank's [R, rows] to [R, V] on each of them."""
-        return self.tp.all_gather_last(logits_RV)[:, : self.vocab_size]
+        """Return x's products with the tokens of this rank: [R, share.size]."""
+        return functional.linear(x_RD, self.weight)[:, : self.share.size]
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""

@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from .blocks import ranked
 from .rows import SamplingRow
+from .vocabulary import Vocabulary
 
 FIRST_CANDIDATES = 64
 MORE_CANDIDATES = 8
@@ -41,13 +41,13 @@ class Survivors(NamedTuple):
 
     Attributes:
         rows: [S] which rows these are.
-        columns: [S, K]
+        token_ids: [S, K]
         scores: [S, K] tempered scores.
         weights: [S, K] float64, proportional to the probability; 0 for what was dropped.
     """
 
     rows: Tensor
-    columns: Tensor
+    token_ids: Tensor
     scores: Tensor
     weights: Tensor
 
@@ -76,7 +76,11 @@ class _Limits(NamedTuple):
 
 
 def survivors(
-    scores_RW: Tensor, highest_p_R: Tensor, rows: Sequence[SamplingRow], candidates: int
+    scores_RW: Tensor,
+    highest_p_R: Tensor,
+    rows: Sequence[SamplingRow],
+    candidates: int,
+    vocabulary: Vocabulary,
 ) -> Iterator[Survivors]:
     """Apply top-k, top-p and min-p; yield each row once, those that need few candidates first.
 
@@ -87,20 +91,21 @@ def survivors(
         rows: R rows.
         candidates: how many of the likeliest to try first, more than any row's top_k unless it
             is W at least. The results don't depend on it.
+        vocabulary: which tokens the columns are.
     """
     limits = _Limits.read(rows, highest_p_R)
     pending = torch.arange(len(rows), device=scores_RW.device)
     while len(pending):
         scores = scores_RW if len(pending) == len(rows) else scores_RW[pending]
-        k = min(candidates, scores.shape[1])
+        k = min(candidates, vocabulary.columns)
         # Among equal scores at the edge of top-p the highest ids stay: transformers drops from the
         # low end of an ascending sort, and where torch makes that a stable one, the result is this.
-        columns, values = ranked(scores, k, lowest_id_first=False)
+        ids, values = vocabulary.ranked(scores, k, lowest_id_first=False)
         weights, settled = _weigh(values, limits.of(pending))
-        if k == scores.shape[1]:
+        if k == vocabulary.columns:
             settled = torch.ones_like(settled)
         if settled.any():
-            parts = (pending, columns, values, weights)
+            parts = (pending, ids, values, weights)
             yield Survivors(*(part[settled] for part in parts))
         pending = pending[~settled]
         candidates *= MORE_CANDIDATES
