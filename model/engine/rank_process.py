@@ -52,6 +52,8 @@ class _Line:
         self._lock = threading.Lock()
         self.first: tuple[RankSetup, int, int, Path] = pipe.recv()
         self.commands: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        # Now that torch is imported, silence counts: a thread might come to say this too late.
+        self.say(BEAT)
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
 
