@@ -1,7 +1,8 @@
 """A rank's main program that fails on purpose: `FAULT=how:when:rank` in the environment.
 
 How: kill, stop, raise, or sleep in one thread while the others go on. When: load, or in a forward
-pass of prefill or decode, between two collectives. The file FAULT_AT is told the time (monotonic).
+pass of prefill, decode or a second prefill ("again"), between two collectives. The file FAULT_AT is
+told the time (monotonic).
 """
 
 import os
@@ -21,6 +22,7 @@ class Fault:
         self.rank = int(rank)
         self.stage = ""
         self.collectives = 0
+        self.prefills = 0
 
     def strike(self) -> None:
         Path(os.environ["FAULT_AT"]).write_text(str(time.monotonic()))
@@ -39,7 +41,9 @@ class Fault:
                 self.strike()
 
         def faulty_run(runner: Runner, batch: Any) -> Any:
-            self.stage = "prefill" if max(batch.query_lens) > 1 else "decode"
+            prefill = max(batch.query_lens) > 1
+            self.stage = ("again" if self.prefills else "prefill") if prefill else "decode"
+            self.prefills += prefill
             self.collectives = 0
             return run(runner, batch)
 
