@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .adjust import adjust
+from .bisection import draw_by_bisection
 from .draw import draw_rank, draw_token, uniform
-from .filters import Survivors, candidates_to_start_with, survivors, temper
+from .filters import Limits, candidates_to_start_with, survivors, temper
 from .rows import SampledToken, SamplingRow
 from .vocabulary import Peak, Vocabulary
 
@@ -108,7 +109,8 @@ def processed_logits(logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
         scores = _scores(chunk, vocabulary.columns_of(chunk.logits))
         if chunk.path.candidates:
             kept = torch.full_like(scores, -torch.inf)
-            for part in _survivors(chunk, scores):
+            limits = _limits(chunk, scores)
+            for part in survivors(scores, limits, chunk.path.candidates, vocabulary):
                 values = part.scores.masked_fill(part.weights == 0.0, -torch.inf)
                 kept[part.rows] = kept[part.rows].scatter(1, part.token_ids, values)
             scores = kept
@@ -188,15 +190,14 @@ def _scores(chunk: _Chunk, raw_CW: Tensor) -> Tensor:
     return scores_CW if chunk.path.greedy else temper(scores_CW, chunk.rows)
 
 
-def _survivors(chunk: _Chunk, scores_CW: Tensor, peak: Peak | None = None) -> Iterator[Survivors]:
-    """Filter tempered scores; `peak` is theirs where it is known already."""
+def _limits(chunk: _Chunk, scores_CW: Tensor, peak: Peak | None = None) -> Limits:
+    """Read the filters of tempered scores; `peak` is theirs where it is known already."""
     if chunk.path.normalized:
         peak = peak or chunk.vocabulary.peak(scores_CW, scores_CW.softmax(-1))
         highest_p_C = peak.log_p.exp()
     else:
         highest_p_C = scores_CW.new_ones(len(chunk.rows))
-    path = chunk.path
-    return survivors(scores_CW, highest_p_C, chunk.rows, path.candidates, chunk.vocabulary)
+    return Limits.read(chunk.rows, highest_p_C)
 
 
 def _tokens(chunk: _Chunk, raw_CW: Tensor, p_CW: Tensor, peak: Peak) -> Tensor:
@@ -224,13 +225,17 @@ def _tokens(chunk: _Chunk, raw_CW: Tensor, p_CW: Tensor, peak: Peak) -> Tensor:
 
 
 def _from_candidates(chunk: _Chunk, scores_CW: Tensor, u_C: Tensor, peak: Peak | None) -> Tensor:
-    """Draw [C] ids from what the filters leave; `peak` as for `_survivors`."""
-    ids_C = torch.zeros(len(chunk.rows), dtype=torch.int64, device=scores_CW.device)
-    for part in _survivors(chunk, scores_CW, peak):
+    """Draw [C] ids from what the filters leave; `peak` as for `_limits`."""
+    limits, vocabulary = _limits(chunk, scores_CW, peak), chunk.vocabulary
+    ids_C = torch.full((len(chunk.rows),), -1, device=scores_CW.device)
+    for part in survivors(scores_CW, limits, chunk.path.candidates, vocabulary):
         rank_S1 = draw_rank(part.weights, u_C[part.rows])[:, None]
         nothing_left_S1 = part.scores.gather(1, rank_S1) == -torch.inf
         drawn_S1 = part.token_ids.gather(1, rank_S1).masked_fill(nothing_left_S1, 0)
         ids_C[part.rows] = drawn_S1[:, 0]
+    left = (ids_C < 0).nonzero()[:, 0]
+    if len(left):
+        ids_C[left] = draw_by_bisection(scores_CW[left], u_C[left], limits.of(left), vocabulary)
     return ids_C
 
 

@@ -50,6 +50,11 @@ class Vocabulary:
         self.width = -(-share.padded // BLOCK) * BLOCK
 
     @property
+    def rank(self) -> int:
+        """This rank's place: ids ascend over the ranks."""
+        return self._tp.rank
+
+    @property
     def alone(self) -> bool:
         """Whether one rank holds all of it."""
         return self._tp.size == 1
@@ -82,7 +87,7 @@ class Vocabulary:
         """Find the peak over all slices from that of each rank's own."""
         if self.alone:
             return peak
-        token_SC, score_SC, log_p_SC = self._exchange(*peak)
+        token_SC, score_SC, log_p_SC = self.exchange(*peak)
         # Ranks hold ascending ids, and of equal maxima the first is found.
         score_C, owner_C = score_SC.max(0)
         mass_C = _masses(score_SC, log_p_SC).sum(0)
@@ -94,7 +99,7 @@ class Vocabulary:
         if self.alone:
             return column_C
         score_C = _pick(scores_CW, column_C)
-        token_SC, score_SC = self._exchange(column_C + self.ids.start, score_C)
+        token_SC, score_SC = self.exchange(column_C + self.ids.start, score_C)
         return _pick(token_SC.T, score_SC.argmax(0)).long()
 
     def scores_of(self, logits_RV: Tensor, rows_T: Tensor, token_T: Tensor) -> Tensor:
@@ -105,7 +110,7 @@ class Vocabulary:
         score_T = torch.full(token_T.shape, -torch.inf, device=logits_RV.device)
         column_T = token_T[mine_T] - self.ids.start
         score_T[mine_T] = logits_RV[rows_T[mine_T], column_T].float()
-        (score_ST,) = self._exchange(score_T)
+        (score_ST,) = self.exchange(score_T)
         return score_ST.amax(0).float()
 
     def within(self, scores_CW: Tensor, p_CW: Tensor, u_C: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +126,7 @@ class Vocabulary:
         """
         if self.alone:
             return torch.ones_like(u_C, dtype=torch.bool), u_C
-        mass_SC = _masses(*self._exchange(scores_CW.amax(-1), p_CW.amax(-1).log()))
+        mass_SC = _masses(*self.exchange(scores_CW.amax(-1), p_CW.amax(-1).log()))
         sums_CS = mass_SC.T.cumsum(-1)
         owner_C, rest_C = invert(sums_CS, u_C * sums_CS[:, -1])
         return owner_C == self._tp.rank, rest_C / mass_SC[self._tp.rank]
@@ -135,7 +140,7 @@ class Vocabulary:
         token_C = (column_C + self.ids.start).masked_fill(impossible_C, 0)
         if self.alone:
             return token_C
-        (token_SC,) = self._exchange(token_C.masked_fill(~mine_C, -1))
+        (token_SC,) = self.exchange(token_C.masked_fill(~mine_C, -1))
         return token_SC.amax(0).long()
 
     def ranked(self, scores_CW: Tensor, k: int, *, lowest_id_first: bool) -> tuple[Tensor, Tensor]:
@@ -156,7 +161,7 @@ class Vocabulary:
         )
         return ids_CK[:, :k], scores_CK[:, :k]
 
-    def _exchange(self, *vectors_C: Tensor) -> tuple[Tensor, ...]:
+    def exchange(self, *vectors_C: Tensor) -> tuple[Tensor, ...]:
         """Return every rank's vectors, each [S, C] float64: ids and float32 stay what they are."""
         stacked = torch.stack([vector_C.double() for vector_C in vectors_C])
         return self._tp.all_gather(stacked).unbind(1)

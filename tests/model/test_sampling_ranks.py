@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from model.parallel import TensorParallel, vocab_of_rank
 from model.params import SamplingParams
 from model.sampling import SampledToken, SamplingRow, Vocabulary, sample, token_logprobs
 
-from .test_sampling import make_logits, sampling_rows
+from .test_sampling import make_logits, on_an_edge, sampling_rows
 from .test_sampling_draws import random_row
 from .thread_ranks import on_ranks
 
@@ -72,6 +72,7 @@ def test_any_row_draws_the_same_on_ranks(data: st.DataObject) -> None:
         logits = logits.round()
     if data.draw(st.booleans()):
         logits[:, : vocab // 2] = -torch.inf
+    assume(not any(on_an_edge(one, row) for one, row in zip(logits, rows, strict=True)))
     found, _ = sample_on_ranks(logits, rows, data.draw(st.sampled_from([2, 3, 4])))
     assert_same(found, sample(logits, rows))
 
@@ -112,6 +113,30 @@ def test_what_a_row_exchanges_does_not_grow_with_the_vocabulary(
         logits = make_logits(8, vocab, peak=40.0, seed=0, dtype=torch.float32)
         _, sent = sample_on_ranks(logits, rows, 2)
         assert sent <= most * len(rows)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("vocab", [1, 50, 1000, 4099])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_rows_that_keep_too_much_are_drawn_by_bisection(
+    size: int, vocab: int, rounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.sampling.filters.MOST_EXCHANGED", 0)
+    rng = random.Random(size)
+    rows = [random_row(rng, vocab) for _ in range(100)]
+    logits = make_logits(100, vocab, peak=5.0, seed=size, dtype=torch.float32)
+    if rounded:  # many equals, also at the edge of top-p
+        logits = logits.round()
+    found, _ = sample_on_ranks(logits, rows, size)
+    assert_same(found, sample(logits, rows))
+
+
+def test_a_flat_row_does_not_exchange_its_vocabulary() -> None:
+    rows = [SamplingRow(SamplingParams(temperature=5.0, top_p=0.99), seed=seed) for seed in (1, 2)]
+    logits = make_logits(2, 200_000, peak=0.0, seed=1, dtype=torch.float32)
+    found, sent = sample_on_ranks(logits, rows, 2)
+    assert_same(found, sample(logits, rows))
+    assert sent < 2 * 12_000  # 64, 512 and 4096 candidates, then a few numbers for each bit
 
 
 @pytest.mark.parametrize("size", [2, 4])
