@@ -4,6 +4,7 @@ Each fault strikes inside the rank's process, see `faulty_rank`; `pytest -s` sho
 to end.
 """
 
+import gc
 import os
 import re
 import subprocess
@@ -13,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 
-from model import Engine, EngineDeadError, SamplingParams
+from model import Engine, EngineConfig, EngineDeadError, SamplingParams
 from tests.model.helpers import random_ids, report
 
 from .conftest import MakeEngine
@@ -152,3 +154,36 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (ValueError("of rank 0"), EngineDeadError, "a step failed: of rank 0"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_what_the_leader_raises_amid_a_step_ends_the_group_too(
+    error: BaseException,
+    raised: type[BaseException],
+    says: str | None,
+    make: MakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = make(tensor_parallel=2)
+    monkeypatch.setattr("model.engine.executor.compute", Mock(side_effect=error))
+    with pytest.raises(raised, match=says):
+        engine.generate([random_ids(9)], ANSWER)
+    assert not children()
+    with pytest.raises(EngineDeadError, match="a step failed"):
+        engine.generate([random_ids(9)], ANSWER)
+
+
+@pytest.mark.slow
+def test_ranks_end_with_an_engine_that_nobody_closes(folders: dict[str, Path]) -> None:
+    engine = Engine(EngineConfig(checkpoint=str(folders["lm"]), tensor_parallel=2, threads=1))
+    assert children()
+    del engine
+    gc.collect()
+    wait_until(lambda: not children())
