@@ -190,23 +190,30 @@ class Watchdog:
 
     def _listen(self, deadlines: dict[Child, float], timeout_s: float) -> list[GemmarayError]:
         """Hear what the ranks say; return what has failed, and listen no more to who said so."""
-        failures: list[GemmarayError] = []
         ready = wait([self._ears, *(child.pipe for child in deadlines)], timeout_s)
+        failures: list[GemmarayError] = []
         for child in [child for child in deadlines if child.pipe in ready]:
-            try:
-                word = child.pipe.recv()
-            except (EOFError, OSError):
-                word = child.epitaph()
-            if isinstance(word, GemmarayError):
-                del deadlines[child]
-                failures.append(word)
-                continue
             deadlines[child] = time.monotonic() + SILENCE_S
-            if word != BEAT:
-                with self._changed:
-                    self._said.add((child.rank, word))
-                    self._changed.notify_all()
+            failure = self._hear(child)
+            if failure is not None:
+                del deadlines[child]
+                failures.append(failure)
         return failures
+
+    def _hear(self, child: Child) -> GemmarayError | None:
+        """Take all that a rank has said up to now; return how it failed, if it did."""
+        try:
+            while child.pipe.poll():
+                word = child.pipe.recv()
+                if isinstance(word, GemmarayError):
+                    return word
+                if word != BEAT:
+                    with self._changed:
+                        self._said.add((child.rank, word))
+                        self._changed.notify_all()
+        except (EOFError, OSError):
+            return child.epitaph()
+        return None
 
     def _overdue(self, deadlines: dict[Child, float], now: float) -> EngineDeadError | None:
         for child, deadline in deadlines.items():
