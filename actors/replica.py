@@ -57,7 +57,8 @@ class Replica:
 
     A checkpoint or setting that can't work is not raised by the constructor: Ray would take that
     for a death and hide the reason. The board is told, and the first call raises it. An engine that
-    dies takes the process along, so that Ray starts another one and hands it the same packets.
+    dies takes the process along, so that Ray starts another one and hands it the same packets; so
+    does one whose ranks are dead and whose own thread does not come free of it.
     """
 
     def __init__(self, config: EngineConfig, work: UnitWork, board: Any) -> None:
@@ -118,4 +119,5 @@ class Replica:
 def _build(config: EngineConfig) -> "Engine":
     from model import Engine  # noqa: PLC0415 - the driver imports this module, and needs no torch
 
-    return Engine(config)
+    # Ray starts another replica and hands it the same packets; this process can't be saved.
+    return Engine(config, on_stuck=lambda _: os._exit(1))

@@ -292,7 +292,9 @@ class Gemma2(nn.Module):
 
     @torch.inference_mode()
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Return soft-capped logits [R, V] in the model's dtype, whole on every rank.
+        """Return the soft-capped logits of this rank's tokens, [R, V / ranks] in the model's dtype.
+
+        No rank ever holds another one's: `model.sampling` draws from them as they lie.
 
         Raises:
             TaskError: the checkpoint has a classification head instead.
@@ -302,8 +304,7 @@ class Gemma2(nn.Module):
                 f"a {self.config.architecture} checkpoint has no language-model head; "
                 "use a causal LM checkpoint to generate or to score texts"
             )
-        logits_RV = self.lm_head.project(hidden_RD, self.config.final_logit_softcapping)
-        return self.lm_head.gather(logits_RV)
+        return self.lm_head.project(hidden_RD, self.config.final_logit_softcapping)
 
     @torch.inference_mode()
     def score(self, hidden_RD: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import Shard
-from .kernels import Kernels, Linear, Vocabulary
+from .kernels import Kernels, Linear, TokenTable
 from .parallel import TensorParallel, even_slice, vocab_of_rank
 from .params import Quantization
 
@@ -239,11 +239,11 @@ class VocabParallelEmbedding(nn.Module):
         self.share = vocab_of_rank(vocab_size, tp.rank, tp.size)
         self.weight = empty_parameter(self.share.padded, hidden_size, dtype=dtype, device=device)
         self.weight[self.share.size :].zero_()
-        self.form: Vocabulary
+        self.form: TokenTable
 
     def prepare(self, kernels: Kernels) -> None:
         """Hand the loaded table over."""
-        self.form = kernels.vocabulary(self.weight.detach())
+        self.form = kernels.token_table(self.weight.detach())
         del self.weight
 
     def forward(self, ids_T: Tensor, scale: float = 1.0) -> Tensor:
@@ -257,12 +257,8 @@ class VocabParallelEmbedding(nn.Module):
         return self.tp.all_reduce(x_TD.masked_fill_(elsewhere_T[:, None], 0.0))
 
     def project(self, x_RD: Tensor, softcap: float | None = None) -> Tensor:
-        """Return x's products with this rank's rows, soft-capped: [R, rows]; see `gather`."""
-        return self.form.project(x_RD, softcap)
-
-    def gather(self, logits_RV: Tensor) -> Tensor:
-        """Join every rank's [R, rows] to [R, V] on each of them."""
-        return self.tp.all_gather_last(logits_RV)[:, : self.vocab_size]
+        """Return x's products with the tokens of this rank, soft-capped: [R, share.size]."""
+        return self.form.project(x_RD, softcap)[:, : self.share.size]
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""

@@ -7,7 +7,8 @@ by several ranks, as vLLM does; otherwise each rank holds its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,82 +16,73 @@ from torch import Tensor
 
 from .config import ModelConfig
 from .errors import EngineDeadError, ParameterError
+from .transport import connect
 
 MAX_RANKS = 64
+# The backstop: a rank that waits longer for the others gives up by itself.
+COLLECTIVE_TIMEOUT_S = 60.0
 
 
 class TensorParallel:
     """This process's place among the ranks that share every layer.
 
-    With one rank nothing of torch.distributed is touched. With more, torch's process-global group
-    is used, so a process can be a rank of one engine at a time.
+    With one rank nothing of torch.distributed is touched. With more, they exchange nothing before
+    they have joined.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
         self.size = size
+        self._group: Any = None
 
     @classmethod
     def single(cls) -> "TensorParallel":
         """Stand alone: no collectives."""
         return cls(rank=0, size=1)
 
-    @classmethod
     def join(
-        cls, rank: int, size: int, *, init_method: str, device: torch.device, timeout_s: float
-    ) -> "TensorParallel":
-        """Wait for the other ranks; every one of them must call this.
-
-        Args:
-            rank: of this process, in [0, size).
-            size: number of ranks; 1 joins nobody.
-            init_method: where they meet: `tcp://host:port` or `file:///path`, the same for all.
-            device: decides the transport: NCCL on CUDA, gloo elsewhere.
-            timeout_s: longest wait here and in each later collective.
+        self, meeting: Path, device: torch.device, timeout_s: float = COLLECTIVE_TIMEOUT_S
+    ) -> None:
+        """Meet the other ranks; every one of them must call this. The arguments: see `connect`.
 
         Raises:
             EngineDeadError: not all ranks came in time.
         """
-        if size == 1:
-            return cls.single()
-        on_cuda = device.type == "cuda"
+        if self.size == 1:
+            return
         try:
-            dist.init_process_group(
-                "nccl" if on_cuda else "gloo",
-                init_method=init_method,
-                rank=rank,
-                world_size=size,
-                timeout=timedelta(seconds=timeout_s),
-                device_id=device if on_cuda else None,
-            )
-        except (dist.DistError, RuntimeError, ValueError) as error:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            self._group = connect(self.rank, self.size, meeting, device, timeout_s)
+        except (dist.DistError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise EngineDeadError(
-                f"rank {rank} of {size} could not join the others at {init_method} within "
+                f"rank {self.rank} of {self.size} could not join the others at {meeting} within "
                 f"{timeout_s:g} s: {reason}; see the other ranks' logs for the first failure"
             ) from error
-        return cls(rank, size)
 
     def leave(self) -> None:
         """Leave the group; collectives can't be called afterwards."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        group, self._group = self._group, None
+        if group is not None:
+            group.shutdown()
+
+    def abort(self) -> None:
+        """Break off, from another thread, what this rank waits for: NCCL can, gloo can't."""
+        if (group := self._group) is not None:
+            group.abort()
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum x over the ranks, in place; x is contiguous."""
         if self.size > 1:
-            dist.all_reduce(x)
+            self._group.allreduce([x]).wait()
         return x
 
-    def all_gather_last(self, x: Tensor) -> Tensor:
-        """Join [..., n] of every rank, in rank order, to [..., n * size]."""
+    def all_gather(self, x: Tensor) -> Tensor:
+        """Return [size, ...]: x of every rank, in the order of the ranks."""
         if self.size == 1:
-            return x
+            return x[None]
         parts = x.new_empty(self.size, *x.shape)
-        dist.all_gather(list(parts.unbind(0)), x.contiguous())
-        return parts.movedim(0, -2).flatten(-2)
+        self._group.allgather([list(parts.unbind(0))], [x.contiguous()]).wait()
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +154,8 @@ def even_slice(total: int, rank: int, size: int) -> slice:
 class VocabShare:
     """The rows of the embedding that one rank holds.
 
-    Every rank allocates `padded` rows, so that gathered logits are regular; the real ones come
-    first, and `rows` may be short or empty on the last ranks.
+    Every rank allocates `padded` rows; the real ones come first, and `rows` may be short or empty
+    on the last ranks.
     """
 
     rows: slice

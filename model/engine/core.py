@@ -27,6 +27,7 @@ from .scheduler import Scheduler
 from .sequence import Admission
 from .sequence import Sequence as EngineSequence
 from .step import StepPlan, pack
+from .watchdog import OnStuck
 
 CPU_BATCH_TOKENS = 512
 CUDA_BATCH_TOKENS = 8192
@@ -55,7 +56,7 @@ class EngineCore:
     Raises on construction: as `Engine`.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, on_stuck: OnStuck | None = None) -> None:
         folder = locate(config.checkpoint, config.revision)
         self.config = config
         self.model_config = ModelConfig.from_folder(folder)
@@ -78,7 +79,9 @@ class EngineCore:
         self.dtype = setup.dtype
         self.max_model_len = self.model_config.model_len(config.max_model_len)
         size = config.tensor_parallel
-        self._executor: Executor = RankGroup(setup, size) if size > 1 else InProcess(setup)
+        self._executor: Executor = (
+            RankGroup(setup, size, on_stuck) if size > 1 else InProcess(setup)
+        )
         self._closed = False
         try:
             self._scheduler = self._make_scheduler(setup)
@@ -158,8 +161,8 @@ class EngineCore:
             chunk.sequence.reader.want(plan, chunk, row)
             row += chunk.count
         batch = pack(chunks, self._scheduler.cache, plan.logit_rows)
-        hidden, logits = self._executor.run(batch)
-        plan.settle(hidden, logits, self._executor.runner.head)
+        hidden, answers = self._executor.run(batch, plan.queries())
+        plan.settle(hidden, answers, self._executor.runner.head)
         self.stats.steps += 1
         self.stats.output_tokens += plan.num_draws
         for chunk in chunks:

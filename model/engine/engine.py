@@ -27,6 +27,15 @@ class Engine(EngineCore):
     Not thread-safe: one thread drives it. `generate` and its siblings run a list of prompts to the
     end; `add_request`, `step` and `abort` are for those who feed it as they go.
 
+    With several ranks the others are child processes under a watchdog: whatever ends or stops one
+    of them ends them all, and raises EngineDeadError here.
+
+    Args:
+        config: what to build.
+        on_stuck: called, in another thread, if rank 0 itself can't be freed from a step that the
+            others have died in (on CUDA it may hang in the driver). Exiting the process is all that
+            helps then. None logs it and leaves that to you.
+
     Raises on construction:
         CheckpointError, ConfigError, TokenizerError: what the checkpoint lacks or asks for.
         ParameterError: settings that this machine or this checkpoint can't meet.

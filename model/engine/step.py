@@ -10,8 +10,9 @@ from torch import Tensor
 
 from model.batch import GroupLayout, LayerKind, PackedBatch
 from model.hybrid_cache import HybridCache
-from model.sampling import SampledToken, SamplingRow, sample, token_logprobs
+from model.sampling import SampledToken, SamplingRow
 
+from .queries import LogitAnswers, LogitQueries
 from .sequence import Chunk
 
 Floats = Callable[[list[float]], None]
@@ -69,19 +70,36 @@ class StepPlan:
         """Report the classification head's outputs [count, labels]."""
         self._head.append(_Slice(row, count, sink))
 
+    def queries(self) -> LogitQueries | None:
+        """Return what is asked of the logits; None where nothing is."""
+        if not self.logit_rows:
+            return None
+        at = [index for index, targets, _ in self._targets for _ in targets]
+        tokens = [token for _, targets, _ in self._targets for token in targets]
+        return LogitQueries(
+            draws_at=np.array([index for index, _ in self._draws], dtype=np.int64),
+            draws=[drawer.sampling_row() for _, drawer in self._draws],
+            targets_at=np.array(at, dtype=np.int64),
+            targets=np.array(tokens, dtype=np.int64),
+        )
+
     def settle(
-        self, hidden: Tensor, logits: Tensor | None, head: Callable[[Tensor], Tensor]
+        self, hidden: Tensor, answers: LogitAnswers | None, head: Callable[[Tensor], Tensor]
     ) -> None:
         """Hand every reader its values.
 
         Args:
             hidden: [T, hidden_size] final hidden states of the step.
-            logits: [len(logit_rows), vocab_size], or None where no row was asked for.
+            answers: to `queries`.
             head: the classification head, [R, hidden_size] to [R, labels].
         """
-        if logits is not None:
-            self._settle_logprobs(logits)
-            self._settle_draws(logits)
+        if answers is not None:
+            start = 0
+            for _, targets, sink in self._targets:
+                sink(answers.logprobs[start : start + len(targets)])
+                start += len(targets)
+            for (_, drawer), token in zip(self._draws, answers.tokens, strict=True):
+                drawer.accept(token)
         for wanted in self._hidden:
             wanted.sink(hidden[wanted.row : wanted.row + wanted.count])
         if self._head:
@@ -95,27 +113,6 @@ class StepPlan:
         if index == len(self.logit_rows):
             self.logit_rows.append(row)
         return index
-
-    def _settle_draws(self, logits: Tensor) -> None:
-        if not self._draws:
-            return
-        indices = [index for index, _ in self._draws]
-        if indices != list(range(len(logits))):
-            logits = logits[torch.tensor(indices, device=logits.device)]
-        tokens = sample(logits, [drawer.sampling_row() for _, drawer in self._draws])
-        for (_, drawer), token in zip(self._draws, tokens, strict=True):
-            drawer.accept(token)
-
-    def _settle_logprobs(self, logits: Tensor) -> None:
-        if not self._targets:
-            return
-        indices = [index for index, targets, _ in self._targets for _ in targets]
-        tokens = [token for _, targets, _ in self._targets for token in targets]
-        values = token_logprobs(logits, torch.tensor(tokens), torch.tensor(indices)).tolist()
-        start = 0
-        for _, targets, sink in self._targets:
-            sink(values[start : start + len(targets)])
-            start += len(targets)
 
 
 def pack(chunks: Sequence[Chunk], cache: HybridCache, logit_rows: Sequence[int]) -> PackedBatch:

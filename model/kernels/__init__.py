@@ -11,11 +11,11 @@ import torch
 from model.errors import ParameterError
 from model.params import KernelsName
 
-from .base import Kernels, Linear, Vocabulary
+from .base import Kernels, Linear, TokenTable
 from .native import NativeKernels, why_not
 from .plain import PlainKernels
 
-__all__ = ["Kernels", "Linear", "NativeKernels", "PlainKernels", "Vocabulary", "choose"]
+__all__ = ["Kernels", "Linear", "NativeKernels", "PlainKernels", "TokenTable", "choose"]
 
 
 def choose(name: KernelsName, device: torch.device, dtype: torch.dtype) -> Kernels:

@@ -27,7 +27,7 @@ class Linear(ABC):
         """Return [T, N]."""
 
 
-class Vocabulary(ABC):
+class TokenTable(ABC):
     """A table with a row per token, as input embedding and as output head.
 
     Attributes:
@@ -70,7 +70,7 @@ class Kernels(ABC):
         """Return x -> gelu_tanh(gate(x)) * up(x), [T, F]; gate is the weight's first F rows."""
 
     @abstractmethod
-    def vocabulary(self, weight_VD: Tensor) -> Vocabulary:
+    def token_table(self, weight_VD: Tensor) -> TokenTable:
         """Return the table in the form that lookups and projections want. Never quantized."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch.nn import functional
 from model.kv_cache import KVCache
 from model.params import Quantization
 
-from .base import Kernels, Linear, Vocabulary
+from .base import Kernels, Linear, TokenTable
 from .int8 import PlainInt8Linear
 
 
@@ -33,9 +33,9 @@ class PlainKernels(Kernels):
         """Return the projection and its two halves' product."""
         return PlainGated(self.linear(weight_FD, None, quantization))
 
-    def vocabulary(self, weight_VD: Tensor) -> Vocabulary:
+    def token_table(self, weight_VD: Tensor) -> TokenTable:
         """Return the table as it is."""
-        return PlainVocabulary(weight_VD)
+        return PlainTable(weight_VD)
 
     def rms_norm(self, x_TD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
         """Norm each row."""
@@ -92,7 +92,7 @@ class PlainGated(Linear):
         return functional.gelu(gate_TF, approximate="tanh").mul_(up_TF)
 
 
-class PlainVocabulary(Vocabulary):
+class PlainTable(TokenTable):
     """The table as it is in the checkpoint."""
 
     def __init__(self, weight_VD: Tensor) -> None:

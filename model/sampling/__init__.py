@@ -11,17 +11,20 @@ in vLLM. Greedy rows stop before the temperature and take the best score, the lo
 equals. Scores and probabilities are float32, running sums float64.
 
 A row's token depends on its own logits, settings, seed and step: never on the rows beside it, nor
-on how they are grouped here. (On a GPU the order of a running sum may vary with the group's size,
-which moves the bounds between tokens by about 1e-16.)
+on how they are grouped here, nor on how many ranks the vocabulary is cut over. (The order of a
+running sum may vary with the ranks, and on a GPU with the group's size: that moves the bounds
+between tokens by the rounding of float32, and of float64.)
 """
 
 from .draw import child_seed, uniform
 from .rows import SampledToken, SamplingRow, check_token_ids
 from .sampler import processed_logits, sample, token_logprobs
+from .vocabulary import Vocabulary
 
 __all__ = [
     "SampledToken",
     "SamplingRow",
+    "Vocabulary",
     "check_token_ids",
     "child_seed",
     "processed_logits",

@@ -21,13 +21,13 @@ class _Edits(NamedTuple):
         return torch.from_numpy(self.where).to(device), torch.from_numpy(self.values).to(device)
 
 
-def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], vocab_size: int) -> Tensor:
+def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], ids: range) -> Tensor:
     """Return scores with logit bias, penalties and bans applied, in this order.
 
     Args:
         scores_RW: [R, W] float32, contiguous; left as it is.
         rows: R rows.
-        vocab_size: ids from here on are passed over: nothing can draw them.
+        ids: of the first columns; other tokens are passed over: another rank's, or none at all.
 
     Returns:
         [R, W] float32; banned tokens stand at -inf.
@@ -36,57 +36,57 @@ def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], vocab_size: int) -> T
     flat = adjusted.view(-1)
     width, device = scores_RW.shape[1], scores_RW.device
 
-    bias = _biases(rows, width, vocab_size)
+    bias = _biases(rows, width, ids)
     if bias.where.size:
         where, values = bias.on(device)
         flat[where] += values
 
-    repetition = _repetitions(rows, width, vocab_size)
+    repetition = _repetitions(rows, width, ids)
     if repetition.where.size:
         where, penalty = repetition.on(device)
         seen = flat[where]
         # A token that occurs twice is written twice with the same number: penalized once.
         flat[where] = torch.where(seen < 0, seen * penalty, seen / penalty)
 
-    occurrence = _occurrences(rows, width, vocab_size)
+    occurrence = _occurrences(rows, width, ids)
     if occurrence.where.size:
         where, values = occurrence.on(device)
         flat[where] -= values
 
-    bans = _bans(rows, width, vocab_size)
+    bans = _bans(rows, width, ids)
     if bans.where.size:
         where, values = bans.on(device)
         flat[where] = values
     return adjusted
 
 
-def _edits(parts: Iterable[tuple[int, TokenIds, object]], width: int, vocab_size: int) -> _Edits:
-    """Join (row, ids, one value or a value per id), leaving out ids outside the vocabulary."""
+def _edits(parts: Iterable[tuple[int, TokenIds, object]], width: int, ids: range) -> _Edits:
+    """Join (row, token ids, one value or a value per id), leaving out tokens without a column."""
     wheres, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     for row, token_ids, value in parts:
-        ids = np.asarray(token_ids, dtype=np.int64)
-        known = ids < vocab_size
-        wheres.append(row * width + ids[known])
-        values.append(np.broadcast_to(np.asarray(value, np.float32), ids.shape)[known])
+        columns = np.asarray(token_ids, dtype=np.int64) - ids.start
+        known = (columns >= 0) & (columns < len(ids))
+        wheres.append(row * width + columns[known])
+        values.append(np.broadcast_to(np.asarray(value, np.float32), columns.shape)[known])
     return _Edits(np.concatenate(wheres), np.concatenate(values))
 
 
-def _biases(rows: Sequence[SamplingRow], width: int, vocab_size: int) -> _Edits:
+def _biases(rows: Sequence[SamplingRow], width: int, ids: range) -> _Edits:
     biases = [(i, row.params.logit_bias) for i, row in enumerate(rows) if row.params.logit_bias]
-    return _edits(((i, [*bias], [*bias.values()]) for i, bias in biases), width, vocab_size)
+    return _edits(((i, [*bias], [*bias.values()]) for i, bias in biases), width, ids)
 
 
-def _repetitions(rows: Sequence[SamplingRow], width: int, vocab_size: int) -> _Edits:
+def _repetitions(rows: Sequence[SamplingRow], width: int, ids: range) -> _Edits:
     parts = (
         (i, token_ids, row.params.repetition_penalty)
         for i, row in enumerate(rows)
         if row.params.repetition_penalty != 1.0
         for token_ids in (row.prompt_ids, row.output_ids)
     )
-    return _edits(parts, width, vocab_size)
+    return _edits(parts, width, ids)
 
 
-def _occurrences(rows: Sequence[SamplingRow], width: int, vocab_size: int) -> _Edits:
+def _occurrences(rows: Sequence[SamplingRow], width: int, ids: range) -> _Edits:
     """What presence and frequency penalties take away: presence + frequency * count.
 
     The definition: https://platform.openai.com/docs/api-reference/completions/create, and vLLM's
@@ -97,13 +97,13 @@ def _occurrences(rows: Sequence[SamplingRow], width: int, vocab_size: int) -> _E
         for i, row in enumerate(rows):
             presence, frequency = row.params.presence_penalty, row.params.frequency_penalty
             if presence or frequency:
-                ids = np.asarray(row.output_ids, dtype=np.int64)
-                ids, counts = np.unique(ids, return_counts=True)
-                yield i, ids, presence + frequency * counts
+                output_ids = np.asarray(row.output_ids, dtype=np.int64)
+                seen, counts = np.unique(output_ids, return_counts=True)
+                yield i, seen, presence + frequency * counts
 
-    return _edits(parts(), width, vocab_size)
+    return _edits(parts(), width, ids)
 
 
-def _bans(rows: Sequence[SamplingRow], width: int, vocab_size: int) -> _Edits:
+def _bans(rows: Sequence[SamplingRow], width: int, ids: range) -> _Edits:
     parts = ((i, row.banned, -np.inf) for i, row in enumerate(rows) if row.banned)
-    return _edits(parts, width, vocab_size)
+    return _edits(parts, width, ids)

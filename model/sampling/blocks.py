@@ -13,9 +13,14 @@ from torch.nn.functional import pad
 BLOCK = 64
 
 
-def whole_blocks(logits_RV: Tensor) -> Tensor:
-    """Return [R, W] float32 with -inf in the columns from V on; may be the input itself."""
-    missing = -logits_RV.shape[1] % BLOCK
+def whole_blocks(logits_RV: Tensor, width: int) -> Tensor:
+    """Return [R, W] float32 with -inf in the columns from V on; may be the input itself.
+
+    Args:
+        logits_RV: of any float dtype.
+        width: W, a multiple of BLOCK and at least V.
+    """
+    missing = width - logits_RV.shape[1]
     logits_RV = logits_RV.float().contiguous()
     return pad(logits_RV, (0, missing), value=-torch.inf) if missing else logits_RV
 
@@ -43,10 +48,15 @@ def ranked(x_RW: Tensor, k: int, *, lowest_id_first: bool) -> tuple[Tensor, Tens
     Equal values are ordered by their column. Which of the columns that equal the last value are
     returned is arbitrary unless k is W.
     """
-    _, columns_RK = _largest(x_RW, k)
-    columns_RK = columns_RK.sort(-1, descending=not lowest_id_first).values
-    values_RK, order_RK = x_RW.gather(1, columns_RK).sort(stable=True, dim=-1, descending=True)
-    return columns_RK.gather(1, order_RK), values_RK
+    values_RK, columns_RK = _largest(x_RW, k)
+    return in_order(columns_RK, values_RK, lowest_id_first=lowest_id_first)
+
+
+def in_order(ids_RK: Tensor, values_RK: Tensor, *, lowest_id_first: bool) -> tuple[Tensor, Tensor]:
+    """Sort candidates by falling value, equal ones by their id."""
+    ids_RK, order_RK = ids_RK.sort(-1, descending=not lowest_id_first)
+    values_RK, order_RK = values_RK.gather(1, order_RK).sort(stable=True, dim=-1, descending=True)
+    return ids_RK.gather(1, order_RK), values_RK
 
 
 def _largest(x_RW: Tensor, k: int) -> tuple[Tensor, Tensor]:

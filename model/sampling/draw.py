@@ -43,20 +43,20 @@ def draw_token(p_RW: Tensor, u_R: Tensor) -> Tensor:
     """
     # First the block, then the column within it: no running sum over the whole vocabulary.
     sums_RN = in_blocks(p_RW).sum(-1).double().cumsum(-1)
-    block_R, rest_R = _invert(sums_RN, u_R * sums_RN[:, -1])
+    block_R, rest_R = invert(sums_RN, u_R * sums_RN[:, -1])
     inside_RB = one_block(p_RW, block_R).double().cumsum(-1)
-    column_R, _ = _invert(inside_RB, rest_R)
+    column_R, _ = invert(inside_RB, rest_R)
     return block_R * BLOCK + column_R
 
 
 def draw_rank(weights_RK: Tensor, u_R: Tensor) -> Tensor:
     """Invert the distribution function over K float64 weights per row: [R] int64 indices."""
     sums_RK = weights_RK.cumsum(-1)
-    return _invert(sums_RK, u_R * sums_RK[:, -1])[0]
+    return invert(sums_RK, u_R * sums_RK[:, -1])[0]
 
 
-def _invert(sums_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the first running sum above the target, and what of the target is left before it.
+def invert(sums_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the first running sum above the target, and what of the target is left in its part.
 
     A target that rounding has lifted to the total is brought back under it, so the sum that is
     found always rises above its predecessor: its own weight is positive.

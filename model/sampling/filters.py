@@ -13,11 +13,13 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from .blocks import ranked
 from .rows import SamplingRow
+from .vocabulary import Vocabulary
 
 FIRST_CANDIDATES = 64
 MORE_CANDIDATES = 8
+# For one row, by each rank; a single rank goes on to all that it has.
+MOST_EXCHANGED = 4096
 # Dividing a score by less could overflow float32; softmax is one-hot long before.
 LOWEST_TEMPERATURE = 1e-30
 
@@ -41,18 +43,18 @@ class Survivors(NamedTuple):
 
     Attributes:
         rows: [S] which rows these are.
-        columns: [S, K]
+        token_ids: [S, K]
         scores: [S, K] tempered scores.
         weights: [S, K] float64, proportional to the probability; 0 for what was dropped.
     """
 
     rows: Tensor
-    columns: Tensor
+    token_ids: Tensor
     scores: Tensor
     weights: Tensor
 
 
-class _Limits(NamedTuple):
+class Limits(NamedTuple):
     """The filters' settings, [R, 1] each, and the sum of all weights before any filter."""
 
     top_k: Tensor
@@ -61,10 +63,18 @@ class _Limits(NamedTuple):
     total: Tensor
 
     def of(self, rows: Tensor) -> Self:
+        """Take some of the rows."""
         return type(self)(*(setting[rows] for setting in self))
 
     @classmethod
     def read(cls, rows: Sequence[SamplingRow], highest_p_R: Tensor) -> Self:
+        """Read the settings of R rows.
+
+        Args:
+            rows: R rows.
+            highest_p_R: float32 highest probability in the softmax of the tempered scores; of
+                use only for rows that have top_p and no top_k.
+        """
         settings = [row.params for row in rows]
         return cls(
             top_k=torch.tensor([[s.top_k] for s in settings], device=highest_p_R.device),
@@ -76,37 +86,38 @@ class _Limits(NamedTuple):
 
 
 def survivors(
-    scores_RW: Tensor, highest_p_R: Tensor, rows: Sequence[SamplingRow], candidates: int
+    scores_RW: Tensor, limits: Limits, candidates: int, vocabulary: Vocabulary
 ) -> Iterator[Survivors]:
     """Apply top-k, top-p and min-p; yield each row once, those that need few candidates first.
 
+    Rows that need more candidates than ranks exchange are left out, see `bisection`.
+
     Args:
         scores_RW: [R, W] float32 tempered scores.
-        highest_p_R: [R] float32 highest probability in the softmax of the scores; read only for
-            rows that have top_p and no top_k.
-        rows: R rows.
+        limits: of R rows.
         candidates: how many of the likeliest to try first, more than any row's top_k unless it
             is W at least. The results don't depend on it.
+        vocabulary: which tokens the columns are.
     """
-    limits = _Limits.read(rows, highest_p_R)
-    pending = torch.arange(len(rows), device=scores_RW.device)
-    while len(pending):
-        scores = scores_RW if len(pending) == len(rows) else scores_RW[pending]
-        k = min(candidates, scores.shape[1])
+    everyone = torch.arange(len(scores_RW), device=scores_RW.device)
+    pending = everyone
+    while len(pending) and (vocabulary.alone or candidates <= MOST_EXCHANGED):
+        scores = scores_RW if len(pending) == len(everyone) else scores_RW[pending]
+        k = min(candidates, vocabulary.columns)
         # Among equal scores at the edge of top-p the highest ids stay: transformers drops from the
         # low end of an ascending sort, and where torch makes that a stable one, the result is this.
-        columns, values = ranked(scores, k, lowest_id_first=False)
+        ids, values = vocabulary.ranked(scores, k, lowest_id_first=False)
         weights, settled = _weigh(values, limits.of(pending))
-        if k == scores.shape[1]:
+        if k == vocabulary.columns:
             settled = torch.ones_like(settled)
         if settled.any():
-            parts = (pending, columns, values, weights)
+            parts = (pending, ids, values, weights)
             yield Survivors(*(part[settled] for part in parts))
         pending = pending[~settled]
         candidates *= MORE_CANDIDATES
 
 
-def _weigh(scores: Tensor, limits: _Limits) -> tuple[Tensor, Tensor]:
+def _weigh(scores: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
     """Return weights [R, K] of falling scores, 0 for what is dropped, and [R] if K were enough."""
     has_top_k, last = limits.top_k > 0, scores[:, -1:]
     kth = scores.gather(1, limits.top_k.clamp(max=scores.shape[1]).sub(1).clamp(min=0))

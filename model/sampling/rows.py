@@ -50,6 +50,15 @@ class SamplingRow:
         p = self.params
         return not p.greedy and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
 
+    def portable(self) -> "SamplingRow":
+        """Return the row with the tokens that its settings read, and no others."""
+        p = self.params
+        repetition = p.repetition_penalty != 1.0
+        counted = repetition or bool(p.presence_penalty or p.frequency_penalty)
+        prompt_ids = self.prompt_ids if repetition else ()
+        output_ids = self.output_ids if counted else ()
+        return SamplingRow(p, self.seed, self.step, prompt_ids, output_ids, self.banned)
+
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:

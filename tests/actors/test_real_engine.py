@@ -1,8 +1,11 @@
 import asyncio
 from pathlib import Path
 
+import psutil
+import pytest
+
 from actors.engine_thread import EngineThread
-from model import Engine, EngineConfig, SamplingParams
+from model import Engine, EngineConfig, EngineDeadError, SamplingParams
 from model.outputs import GenerationOutput, RequestOutput, TokenDelta
 from model.tasks import Embed, Generate, Task
 
@@ -45,3 +48,19 @@ def test_a_thread_gives_what_the_engine_gives() -> None:
         assert generated(output).token_ids == expected.token_ids
         assert generated(last).token_ids == tuple(ids) == expected.token_ids
         assert generated(last).text == text == expected.text
+
+
+@pytest.mark.slow
+def test_a_rank_that_stops_fails_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.engine.watchdog.SILENCE_S", 3.0)
+    thread = EngineThread(lambda: Engine(CONFIG.model_copy(update={"tensor_parallel": 2})))
+    (rank,) = psutil.Process().children()
+    endless: list[Task] = [Generate(SamplingParams(max_tokens=1000, ignore_eos=True))]
+    future = thread.submit(PROMPTS[0], endless)
+    rank.suspend()
+    with pytest.raises(EngineDeadError, match="rank 1 gave no sign of life"):
+        future.result(15)
+    assert not rank.is_running()
+    with pytest.raises(EngineDeadError):
+        thread.submit(PROMPTS[0], endless).result(5)
+    thread.close()

@@ -41,9 +41,7 @@ def output(job: Job, tp: TensorParallel) -> Tensor:
 def _rank(rank: int, size: int, folder: Path) -> None:
     torch.set_num_threads(1)
     jobs = torch.load(folder / "jobs.pt", weights_only=False)
-    meeting = f"file://{folder}/meeting"
-    tp = TensorParallel.join(
-        rank, size, init_method=meeting, device=torch.device("cpu"), timeout_s=120
-    )
+    tp = TensorParallel(rank, size)
+    tp.join(folder / "meeting", torch.device("cpu"))
     torch.save([output(job, tp) for job in jobs], folder / f"{rank}.pt")
     tp.leave()

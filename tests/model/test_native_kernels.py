@@ -92,11 +92,11 @@ def test_plain_int8(rows: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("width", "depth"), [(64, 32), (70, 48), (33, 4)])
 def test_vocabulary(width: int, depth: int) -> None:
     weight = normal(width, depth).bfloat16()
-    native, plain = NativeKernels().vocabulary(weight), PLAIN.vocabulary(weight)
+    native, plain = NativeKernels().token_table(weight), PLAIN.token_table(weight)
     ids = torch.tensor([0, 31, 32, width - 1, 5])
     assert torch.equal(native.embed(ids, 3.25), plain.embed(ids, 3.25))
     x = 20 * normal(14, depth, seed=1).bfloat16()
-    exact = PLAIN.vocabulary(weight.float())
+    exact = PLAIN.token_table(weight.float())
     for cap in (None, 30.0):
         assert error(native.project(x, cap), exact.project(x.float(), cap)) < BFLOAT16_ERROR
 
@@ -152,7 +152,7 @@ def test_shapes_without_a_kernel_are_computed_plainly() -> None:
     weight, x = normal(10, 6).bfloat16(), normal(3, 6, seed=1).bfloat16()
     assert torch.equal(kernels.linear(weight, None, "none")(x), x @ weight.T)
     assert kernels.gated(weight, "none")(x).shape == (3, 5)
-    assert kernels.vocabulary(weight).project(x, None).shape == (3, 10)
+    assert kernels.token_table(weight).project(x, None).shape == (3, 10)
     gain = torch.ones(6)
     assert torch.equal(kernels.rms_norm(x, gain, 1e-6), PLAIN.rms_norm(x, gain, 1e-6))
 

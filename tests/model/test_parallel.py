@@ -1,4 +1,3 @@
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,13 +63,13 @@ def test_vocabulary_is_cut_into_equal_parts(vocab_size: int, size: int) -> None:
 
 
 def test_one_rank_needs_no_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = importlib.import_module("torch.distributed")
-    for name in ("init_process_group", "all_reduce", "all_gather"):
-        monkeypatch.delattr(distributed, name)
-    tp = TensorParallel.join(0, 1, init_method="nowhere", device=torch.device("cpu"), timeout_s=1)
+    monkeypatch.delattr("model.parallel.connect")
+    tp = TensorParallel.single()
+    tp.join(Path("nowhere"), torch.device("cpu"))
     x = torch.randn(2, 3)
     assert tp.all_reduce(x) is x
-    assert tp.all_gather_last(x) is x
+    assert torch.equal(tp.all_gather(x), x[None])
+    tp.abort()
     tp.leave()
 
 
@@ -78,12 +77,6 @@ def test_a_rank_that_waits_in_vain_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         EngineDeadError, match=r"^rank 0 of 2 could not join .* within 0.5 s"
     ) as info:
-        TensorParallel.join(
-            0,
-            2,
-            init_method=f"file://{tmp_path}/meeting",
-            device=torch.device("cpu"),
-            timeout_s=0.5,
-        )
+        TensorParallel(0, 2).join(tmp_path / "meeting", torch.device("cpu"), 0.5)
     assert "\n" not in str(info.value)
     assert not torch.distributed.is_initialized()

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from model.kernels.base import Kernels, Linear, Vocabulary
+from model.kernels.base import Kernels, Linear, TokenTable
 from model.kernels.plain import PlainKernels
 from model.kv_cache import KVCache
 from model.params import Quantization
 
 from .library import Library, load
-from .packed import Finish, PackedInt8Linear, PackedLinear, PackedVocabulary
+from .packed import Finish, PackedInt8Linear, PackedLinear, PackedTable
 
 # What the loops step over at a time, without a remainder.
 LANES = 16
@@ -48,11 +48,11 @@ class NativeKernels(Kernels):
         kind = PackedInt8Linear if quantization == "int8" else PackedLinear
         return kind(self._library, weight_FD, finish=Finish.GEGLU)
 
-    def vocabulary(self, weight_VD: Tensor) -> Vocabulary:
+    def token_table(self, weight_VD: Tensor) -> TokenTable:
         """Pack the table once for both uses."""
         if weight_VD.shape[1] % DEPTH:
-            return self._plain.vocabulary(weight_VD)
-        return PackedVocabulary(self._library, weight_VD)
+            return self._plain.token_table(weight_VD)
+        return PackedTable(self._library, weight_VD)
 
     def rms_norm(self, x_TD: Tensor, gain_D: Tensor, eps: float) -> Tensor:
         """Norm each row."""

@@ -8,7 +8,7 @@ import enum
 import torch
 from torch import Tensor
 
-from model.kernels.base import Linear, Vocabulary
+from model.kernels.base import Linear, TokenTable
 from model.kernels.int8 import quantize
 
 from .library import Library
@@ -151,7 +151,7 @@ class PackedInt8Linear(Linear):
         return out_TN
 
 
-class PackedVocabulary(Vocabulary):
+class PackedTable(TokenTable):
     """One packed table for lookups and for the head."""
 
     def __init__(self, library: Library, weight_VD: Tensor) -> None:

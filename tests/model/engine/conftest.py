@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from model import Engine, EngineConfig
+from model.engine.watchdog import OnStuck
 from tests.model.helpers import oracle
 from tests.model.tokenizer_fixture import write_tokenizer
 
@@ -36,10 +37,11 @@ def make(folders: dict[str, Path]) -> Iterator[MakeEngine]:
     """Build float32 engines that check their integrity after every step."""
     engines: list[Engine] = []
 
-    def build(name: str = "lm", **changes: Any) -> Engine:
+    def build(name: str = "lm", on_stuck: OnStuck | None = None, **changes: Any) -> Engine:
         settings = {"dtype": "float32", "page_size": 4, "max_batch_tokens": 32, "threads": 1}
         settings |= {"max_sequences": 32, "kv_cache_bytes": 64 << 20, **changes}
-        engine = Engine(EngineConfig(checkpoint=str(folders[name]), **settings))
+        config = EngineConfig(checkpoint=str(folders[name]), **settings)
+        engine = Engine(config, on_stuck=on_stuck)
         unchecked = engine.step
 
         def step() -> Any:
