@@ -7,6 +7,8 @@ import sys
 from multiprocessing import Pipe
 from pathlib import Path
 
+import psutil
+
 from model.errors import EngineDeadError
 
 from .runner import RankSetup
@@ -49,6 +51,14 @@ class Child:
             OSError: the process is gone, or was given up while this waited for it to read.
         """
         self.pipe.send_bytes(command)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it."""
+        try:
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
 
     def kill(self) -> None:
         """End it now, also if it is stopped or hangs."""

@@ -186,6 +186,9 @@ class Watchdog:
                     work.since += now - before
             elif (failure := self._overdue(deadlines, now)) is not None:
                 return failure
+            for child in deadlines:
+                if child.stopped:  # it may stand still before its first word, which has longer
+                    deadlines[child] = min(deadlines[child], now + SILENCE_S)
         return None
 
     def _listen(self, deadlines: dict[Child, float], timeout_s: float) -> list[GemmarayError]:

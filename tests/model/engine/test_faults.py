@@ -90,6 +90,21 @@ def test_a_fault_ends_the_group_soon(
 
 
 @pytest.mark.slow
+def test_a_rank_that_is_stopped_before_its_first_word(
+    make: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.watchdog.SILENCE_S", 2.0)
+
+    def stop() -> None:
+        wait_until(lambda: bool(children()))
+        psutil.Process(children().pop()).suspend()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(EngineDeadError, match=r"rank 1 gave no sign of life for 2 s"):
+        make(tensor_parallel=2)
+
+
+@pytest.mark.slow
 def test_the_rank_that_died_is_named_among_those_that_lost_it(
     run_into: Callable[..., float],
 ) -> None:
