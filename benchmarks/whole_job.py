@@ -102,10 +102,10 @@ def engine_job(launch: Launch, requests: Sequence[Request]) -> Outcome:
 
 def ray_job(spec: Spec, workload: Workload) -> Outcome:
     """Let `gemmaray run` do the job on a Ray of its own, one replica with all threads."""
-    prompt_len, output_len = workload.requests()[0].prompt, workload.requests()[0].output_len
+    prompt, output_len = workload.requests()[0]
     with tempfile.TemporaryDirectory() as folder:
         rows, job, out = Path(folder, "rows.parquet"), Path(folder, "job.yaml"), Path(folder, "out")
-        texts = prompts(spec.checkpoint, workload.count, len(prompt_len))
+        texts = prompts(spec.checkpoint, workload.count, len(prompt))
         pq.write_table(pa.table({"text": texts}), rows)
         generate = {"max_tokens": output_len, "ignore_eos": True}
         described = {
@@ -122,7 +122,7 @@ def ray_job(spec: Spec, workload: Workload) -> Outcome:
         _, exit_s, peak, timing = _measured(command, dict(os.environ))
         table = pq.read_table(out)
     tokens = table["prompt_tokens"].to_pylist(), table["completion_tokens"].to_pylist()
-    if tokens != ([len(prompt_len)] * workload.count, [output_len] * workload.count):
+    if tokens != ([len(prompt)] * workload.count, [output_len] * workload.count):
         raise BenchmarkError("gemmaray run gave other rows than it was asked for")
     return Outcome("", "1 replica", None, exit_s, exit_s, peak, timing)
 
