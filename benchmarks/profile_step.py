@@ -34,7 +34,7 @@ from benchmarks.workloads import Request, Workload
 from model import gemma2, layers
 from model.attention import AttentionBackend
 from model.detokenizer import Detokenizer
-from model.engine import core, step
+from model.engine import core, queries
 from model.engine.completion import CompletionReader
 from model.engine.scheduler import Scheduler
 from model.errors import GemmarayError
@@ -63,7 +63,7 @@ PARTS = (
     Part("advance", "engine", Scheduler, "advance"),
     Part("updates", "engine", core.EngineCore, "_updates"),
     Part("rest of step", "engine", core.EngineCore, "step"),
-    Part("sample", "model", step, "sample"),
+    Part("sample", "model", queries, "sample"),
     Part("head", "model", gemma2.Gemma2, "logits"),
     Part("rest of forward", "model", gemma2.Gemma2, "forward"),
     Part("residuals", "model", gemma2.Gemma2Layer, "forward"),
