@@ -17,6 +17,7 @@ from .errors import ParameterError
 DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
 AttentionName = Literal["auto", "reference", "flash"]
+SchedulePolicy = Literal["shard", "fcfs"]
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -145,6 +146,9 @@ class EngineConfig(Settings):
         max_model_len: longest prompt plus answer in tokens; None is the config's limit.
         kv_cache_bytes: size of the KV cache of one rank; None takes a share of what is free.
         page_size: tokens per KV page; None lets the attention backend choose.
+        prefix_caching: whether prompts that begin alike share what is computed of them.
+        schedule: who begins first. "shard" groups requests by the prefix they share, computes each
+            prefix once, and starts long answers first; "fcfs" takes them as they come.
         attention: the attention backend.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
@@ -160,5 +164,7 @@ class EngineConfig(Settings):
     max_model_len: int | None = Field(default=None, ge=2)
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 16)
     page_size: int | None = Field(default=None, ge=1, le=4096)
+    prefix_caching: bool = True
+    schedule: SchedulePolicy = "shard"
     attention: AttentionName = "auto"
     threads: int | None = Field(default=None, ge=1)

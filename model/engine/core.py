@@ -15,16 +15,17 @@ from model.hybrid_cache import HybridCache
 from model.locate import locate
 from model.outputs import RequestUpdate
 from model.params import EngineConfig
+from model.prefix_cache import page_digests
 from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 
+from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
 from .memory import count_pages, most_pages
 from .readers import PromptReader
 from .request import Prompt, Request, RequestFactory
 from .runner import RankSetup
 from .scheduler import Scheduler
-from .sequence import Admission
 from .sequence import Sequence as EngineSequence
 from .step import StepPlan, pack
 
@@ -39,12 +40,16 @@ class EngineStats:
     Attributes:
         steps: forward passes.
         prompt_tokens: prompt tokens computed.
+        prefix_queried_tokens: prompt tokens, in whole pages, that might have been computed before.
+        prefix_hit_tokens: those of them that were, and were not computed again.
         output_tokens: tokens drawn.
         finished: requests that ended.
     """
 
     steps: int = 0
     prompt_tokens: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
     output_tokens: int = 0
     finished: int = 0
 
@@ -103,7 +108,7 @@ class EngineCore:
     @property
     def waiting(self) -> int:
         """Requests that wait for pages."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.waiting
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise TaskError if this checkpoint can't do one of the tasks."""
@@ -161,17 +166,21 @@ class EngineCore:
         self.stats.steps += 1
         self.stats.output_tokens += plan.num_draws
         for chunk in chunks:
-            if isinstance(chunk.sequence.reader, PromptReader):
+            if chunk.sequence.is_prompt:
                 self.stats.prompt_tokens += chunk.count
-            self._scheduler.cache.trim(chunk.sequence.cache)
-            if chunk.last:
-                self._scheduler.advance(chunk.sequence)
+            self._scheduler.complete(chunk)
+        self.stats.prefix_queried_tokens = self._scheduler.admitter.reusable_tokens
+        self.stats.prefix_hit_tokens = self._scheduler.admitter.reused_tokens
         return self._updates(dict.fromkeys(chunk.sequence.request_id for chunk in chunks))
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free what it holds; False if it is not known (any more)."""
         self._scheduler.drop(request_id)
         return self._requests.pop(request_id, None) is not None
+
+    def forget_prefixes(self) -> None:
+        """Forget what was computed for requests that have ended; for measurements."""
+        self._scheduler.admitter.prefixes.clear()
 
     def check_integrity(self) -> None:
         """Assert that scheduler, page tables and pool agree; for tests, after any step."""
@@ -214,30 +223,40 @@ class EngineCore:
         )
         self._executor.allocate(num_pages)
         cache = HybridCache(num_pages, runner.page_size, windows)
-        return Scheduler(cache, tokens, self.config.max_sequences)
+        return Scheduler(cache, tokens, self.config.max_sequences, self.config.schedule)
 
     def _admission(self, request: Request) -> Admission:
         scheduler = self._scheduler
-        cache, lengths = scheduler.cache, request.branch_lengths()
-        pages = cache.demand(len(request.prompt), scheduler.max_batch_tokens, lengths)
-        width = max(1, len(lengths))
+        cache, branches = scheduler.cache, request.branch_lengths()
+        digests: list[bytes] = []
+        if self.config.prefix_caching:
+            digests = page_digests(request.prompt, cache.page_size)
+        admission = Admission(
+            request.request_id,
+            EngineSequence(
+                request.request_id,
+                list(request.prompt),
+                cache.new_sequence(),
+                PromptReader(request.readers),
+                is_prompt=True,
+            ),
+            prompt_tokens=len(request.prompt),
+            branches=branches,
+            digests=digests,
+            reusable=min(len(digests), request.first_row() // cache.page_size),
+        )
+        pages = cache.demand(admission.prompt_tokens, scheduler.max_batch_tokens, branches)
         if pages > cache.pool.num_pages:
             raise PromptError(
                 f"{len(request.prompt)} prompt tokens and what follows need {pages} KV pages, the "
                 f"cache holds {cache.pool.num_pages}: raise kv_cache_bytes or ask for fewer tokens"
             )
-        if width > scheduler.max_sequences:
+        if admission.width > scheduler.max_sequences:
             raise PromptError(
-                f"the request branches into {width} sequences, the engine runs "
+                f"the request branches into {admission.width} sequences, the engine runs "
                 f"{scheduler.max_sequences}: raise max_sequences or ask for fewer answers or labels"
             )
-        sequence = EngineSequence(
-            request.request_id,
-            list(request.prompt),
-            cache.new_sequence(),
-            PromptReader(request.readers),
-        )
-        return Admission(request.request_id, sequence, pages, width)
+        return admission
 
     def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
         updates = []
