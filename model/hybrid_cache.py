@@ -65,12 +65,15 @@ class HybridCache:
         page_size: tokens per page.
         windows: the layer groups of the model: None for full layers, else the window W in tokens
             (a query sees itself and the W - 1 tokens before it).
+        max_idle: pages that are kept for prompts to come, see `PagePool`.
     """
 
-    def __init__(self, num_pages: int, page_size: int, windows: Windows) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, windows: Windows, max_idle: int | None = None
+    ) -> None:
         self.page_size = page_size
         self.windows = dict(windows)
-        self.pool = PagePool(num_pages)
+        self.pool = PagePool(num_pages, max_idle)
 
     def new_sequence(self) -> SequenceCache:
         """Return an empty cache for a sequence."""
@@ -79,28 +82,22 @@ class HybridCache:
     def extend(self, cache: SequenceCache, count: int) -> Copies:
         """Make room for `count` more tokens; returns the (from, to) page copies to make first."""
         copies: Copies = []
-        end = cache.length + count
+        end, size, pool = cache.length + count, self.page_size, self.pool
+        mid_page = cache.length % size
         for table in cache.tables.values():
-            if cache.length % self.page_size and self.pool.references(table.pages[-1]) > 1:
-                shared, own = table.pages[-1], self.pool.take()
+            pages = table.pages
+            if mid_page and pool.references(pages[-1]) > 1:
+                shared, own = pages[-1], pool.take()
                 copies.append((shared, own))
-                self.pool.release(shared)
-                table.pages[-1] = own
+                pool.release(shared)
+                pages[-1] = own
                 table.changed()
-            missing = -(-end // self.page_size) - table.dropped - len(table.pages)
+            missing = -(-end // size) - table.dropped - len(pages)
             if missing > 0:
-                table.pages.extend(self.pool.take() for _ in range(missing))
+                pages.extend(pool.take() for _ in range(missing))
                 table.changed()
         cache.length = end
         return copies
-
-    def slots(self, cache: SequenceCache, kind: LayerKind, start: int) -> list[int]:
-        """Return the slots (page * page_size + offset) of positions [start, length)."""
-        table, size = cache.tables[kind], self.page_size
-        return [
-            table.pages[position // size - table.dropped] * size + position % size
-            for position in range(start, cache.length)
-        ]
 
     def first_page(self, kind: LayerKind, length: int) -> int:
         """Return the first page, counted from the sequence's start, that position `length` sees."""

@@ -9,10 +9,16 @@ class PagePool:
 
     A page may be given a key. It then stays findable when nobody holds it any more, until its
     memory is needed: `take` uses pages without a key first, then the one released longest ago.
+
+    Args:
+        num_pages: how many there are.
+        max_idle: `take` prefers findable pages when more than this many are held by nobody, so
+            that memory which was never touched stays untouched.
     """
 
-    def __init__(self, num_pages: int) -> None:
+    def __init__(self, num_pages: int, max_idle: int | None = None) -> None:
         self.num_pages = num_pages
+        self._max_idle = num_pages if max_idle is None else max_idle
         self._free = list(range(num_pages - 1, -1, -1))
         self._references = [0] * num_pages
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -35,10 +41,10 @@ class PagePool:
 
     def take(self) -> int:
         """Return a page for new content, held once. The caller has made sure that there is one."""
-        if self._free:
+        if self._free and len(self._idle) <= self._max_idle:
             page = self._free.pop()
         else:
-            assert self._idle, "the scheduler admitted more than the cache holds"
+            assert self._idle, "more was admitted than the cache holds"
             page, _ = self._idle.popitem(last=False)
             del self._pages[self._keys.pop(page)]
         self._references[page] = 1

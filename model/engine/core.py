@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.errors import ParameterError, PromptError
 from model.hybrid_cache import HybridCache
 from model.locate import locate
-from model.outputs import RequestUpdate
+from model.outputs import MemoryReport, RequestUpdate
 from model.params import EngineConfig
 from model.prefix_cache import page_digests
 from model.tasks import Task
@@ -21,7 +21,7 @@ from model.tokenizer import GemmaTokenizer, load_tokenizer
 
 from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
-from .memory import count_pages, most_pages
+from .memory import count_pages, free_bytes, idle_pages, kv_share, most_pages, weight_bytes
 from .readers import PromptReader
 from .request import Prompt, Request, RequestFactory
 from .runner import RankSetup
@@ -178,6 +178,25 @@ class EngineCore:
         self._scheduler.drop(request_id)
         return self._requests.pop(request_id, None) is not None
 
+    def memory_report(self, lengths: Sequence[int] = (1024, 4096, 8192)) -> MemoryReport:
+        """Say what the engine has allocated.
+
+        Args:
+            lengths: for which to say how many sequences of that many tokens fit.
+        """
+        runner, cache = self._executor.runner, self._scheduler.cache
+        chunk = self._scheduler.max_batch_tokens
+        return MemoryReport(
+            device=runner.device.type,
+            ranks=self.config.tensor_parallel,
+            weight_bytes=weight_bytes(runner.model),
+            free_bytes=self._free_bytes,
+            pages=cache.pool.num_pages,
+            page_tokens=cache.page_size,
+            page_bytes=runner.bytes_per_page,
+            sequences={n: cache.pool.num_pages // cache.demand(n, chunk, ()) for n in lengths},
+        )
+
     def forget_prefixes(self) -> None:
         """Forget what was computed for requests that have ended; for measurements."""
         self._scheduler.admitter.prefixes.clear()
@@ -214,15 +233,16 @@ class EngineCore:
             for kind in dict.fromkeys(self.model_config.layer_types)
         }
         sizing = HybridCache(0, runner.page_size, windows)
+        self._free_bytes = free_bytes(runner.device)
         num_pages = count_pages(
-            self.config.kv_cache_bytes,
+            self.config.kv_cache_bytes or kv_share(self._free_bytes, runner.device),
             runner.bytes_per_page,
-            runner.device,
             most_pages(sizing, self.config.max_sequences, self.max_model_len, tokens),
             sizing.demand(min(tokens, self.max_model_len), tokens, ()),
         )
         self._executor.allocate(num_pages)
-        cache = HybridCache(num_pages, runner.page_size, windows)
+        idle = idle_pages(runner.bytes_per_page, runner.device)
+        cache = HybridCache(num_pages, runner.page_size, windows, idle)
         return Scheduler(cache, tokens, self.config.max_sequences, self.config.schedule)
 
     def _admission(self, request: Request) -> Admission:

@@ -9,7 +9,6 @@ from model.params import SchedulePolicy
 
 from .scheduling import PAGE, WINDOWS, admit, step, unlike
 
-
 requests = st.tuples(st.integers(1, 40), st.lists(st.integers(1, 12), max_size=4))
 
 

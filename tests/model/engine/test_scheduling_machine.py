@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from model.engine.scheduler import Scheduler
+from model.engine.sequence import Chunk
+from model.engine.step import pack
 from model.hybrid_cache import HybridCache
 from model.params import SchedulePolicy
+from tests.model.slots import slots_of
 
 from .scheduling import PAGE, WINDOW, WINDOWS, admit
 
@@ -28,11 +31,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         places=st.integers(1, 6),
         policy=st.sampled_from(["shard", "fcfs"]),
         max_overtaken=st.sampled_from([0, 2, 256]),
+        max_idle=st.sampled_from([0, 5, None]),
     )
     def build(
-        self, pages: int, budget: int, places: int, policy: SchedulePolicy, max_overtaken: int
+        self,
+        pages: int,
+        budget: int,
+        places: int,
+        policy: SchedulePolicy,
+        max_overtaken: int,
+        max_idle: int | None,
     ) -> None:
-        cache = HybridCache(pages, PAGE, WINDOWS)
+        cache = HybridCache(pages, PAGE, WINDOWS, max_idle)
         self.scheduler = Scheduler(cache, budget, places, policy, max_overtaken)
         self.names = itertools.count()
         self.known: set[str] = set()
@@ -68,37 +78,44 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.step()
 
     def step(self) -> None:
-        scheduler, cache = self.scheduler, self.scheduler.cache
-        chunks = scheduler.schedule()
+        chunks = self.scheduler.schedule()
         assert bool(chunks) == bool(self.known), "somebody waits and nobody is computed"
-        assert sum(chunk.count for chunk in chunks) <= scheduler.max_batch_tokens
+        assert sum(chunk.count for chunk in chunks) <= self.scheduler.max_batch_tokens
+        self.write(chunks)
+        self.read(chunks)
         for chunk in chunks:
-            assert chunk.start == chunk.sequence.cache.length
-            for source, target in cache.extend(chunk.sequence.cache, chunk.count):
-                for offset in range(PAGE):
-                    self.content[target * PAGE + offset] = self.content.get(
-                        source * PAGE + offset, ()
-                    )
+            self.scheduler.complete(chunk)
+        self.known &= self.scheduler.running.keys() | self.scheduler.admitter.waiting.keys()
+        self.check()
+
+    def write(self, chunks: list[Chunk]) -> None:
+        """Put what the model would compute where the batch says."""
+        batch = pack(chunks, self.scheduler.cache, [])
+        for source, target in batch.copies:
+            for offset in range(PAGE):
+                copied = self.content.get(source * PAGE + offset, ())
+                self.content[target * PAGE + offset] = copied
         written: set[int] = set()
-        for chunk in chunks:
-            tokens = chunk.sequence.tokens
-            for kind in WINDOWS:
-                slots = cache.slots(chunk.sequence.cache, kind, chunk.start)
-                assert written.isdisjoint(slots), "two sequences write to one slot"
-                written.update(slots)
-                for position, slot in enumerate(slots, chunk.start):
-                    self.content[slot] = tuple(tokens[: position + 1])
+        for layout in batch.groups.values():
+            slots = layout.slots.tolist()
+            assert len(slots) == len(set(slots)), "two tokens go to one slot"
+            assert written.isdisjoint(slots), "a page is in two groups"
+            written.update(slots)
+            row = 0
+            for chunk in chunks:
+                for position in range(chunk.start, chunk.start + chunk.count):
+                    self.content[slots[row]] = tuple(chunk.sequence.tokens[: position + 1])
+                    row += 1
+
+    def read(self, chunks: list[Chunk]) -> None:
+        """Look up every key that the queries see."""
         for chunk in chunks:
             tokens = chunk.sequence.tokens
             for kind, window in WINDOWS.items():
                 first = 0 if window is None else max(0, chunk.start - WINDOW + 1)
-                slots = cache.slots(chunk.sequence.cache, kind, first)
+                slots = slots_of(self.scheduler.cache, chunk.sequence.cache, kind, first)
                 for position, slot in enumerate(slots, first):
                     assert self.content[slot] == tuple(tokens[: position + 1]), "a wrong page"
-        for chunk in chunks:
-            scheduler.complete(chunk)
-        self.known &= scheduler.running.keys() | scheduler.admitter.waiting.keys()
-        self.check()
 
     @invariant()
     def check(self) -> None:
