@@ -25,7 +25,7 @@ class Admission:
         reusable: how many of them it may take over instead of computing them.
         waits: whether it has not begun.
         arrival: its number among all requests.
-        overdue_after: so many admissions of others after the engine's first, and it goes first.
+        due_after: it goes first when this many requests have begun since the engine was built.
         pages: the most pages that it can hold from now on, apart from those of its base.
         group: its place in the prefix tree, until its prompt is computed.
         base: the pinned prefix that it started from.
@@ -41,7 +41,7 @@ class Admission:
     reusable: int = 0
     waits: bool = True
     arrival: int = 0
-    overdue_after: int = 0
+    due_after: int = 0
     pages: int = 0
     group: "Group | None" = None
     base: "Group | None" = None

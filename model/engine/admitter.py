@@ -15,7 +15,7 @@ from model.prefix_cache import PrefixCache
 from .admission import Admission
 from .prefix_tree import Group, PrefixTree
 
-# Requests that came later and may yet begin before one that waits.
+# How many that come later may begin before one that waits, about.
 MAX_OVERTAKEN = 256
 
 
@@ -24,9 +24,9 @@ class Admitter:
 
     With "shard", requests that share a prefix begin together: one computes it, the others wait for
     it and go on from it, and no other group is begun as long as there are pages for this one. What
-    has the longest answer, then the longest prompt, begins first. A request is overtaken by at
-    most `max_overtaken` of those that were added after the step before which it was added. With
-    "fcfs", requests begin in the order of their arrival.
+    has the longest answer, then the longest prompt, begins first. Nobody starves: a request is due
+    when `max_overtaken` requests more have begun than waited before the first step after it was
+    added, and those that are due begin in the order of their arrival. With "fcfs", all do.
 
     Args:
         cache: the pages.
@@ -129,10 +129,10 @@ class Admitter:
         if self._tree is None:
             return oldest
         for admission in self._new:
-            admission.overdue_after = self.begun + len(self.waiting) + self._max_overtaken
+            admission.due_after = self.begun + len(self.waiting) + self._max_overtaken
         self._new.clear()
         assert oldest.group is not None
-        if self.begun >= oldest.overdue_after and not any(g.leader for g in oldest.group.path):
+        if self.begun >= oldest.due_after and not any(g.leader for g in oldest.group.path):
             return oldest
         return self._tree.next()
 

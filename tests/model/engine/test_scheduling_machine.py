@@ -81,7 +81,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunks = self.scheduler.schedule()
         assert bool(chunks) == bool(self.known), "somebody waits and nobody is computed"
         assert sum(chunk.count for chunk in chunks) <= self.scheduler.max_batch_tokens
-        self.write(chunks)
+        if chunks:
+            self.write(chunks)
         self.read(chunks)
         for chunk in chunks:
             self.scheduler.complete(chunk)
