@@ -9,8 +9,8 @@ from benchmarks import shard_schedule
 
 
 def test_a_small_shard(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = "--prefixes 4 --rows 6 --prefix-len 64 --pages 24 --repeat 1".split()
-    shard_schedule.main(["--checkpoint", str(checkpoint), *small])
+    small = ["--prefixes=8", "--rows=6", "--prefix-len=128", "--pages=40"]
+    shard_schedule.main([f"--checkpoint={checkpoint}", *small])
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     best = line["schedules"]["shard"]
     assert best["prefix_computed_most"] == 1.0
