@@ -9,7 +9,7 @@ from benchmarks import shard_schedule
 
 
 def test_a_small_shard(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--prefixes=8", "--rows=6", "--prefix-len=128", "--pages=40"]
+    small = ["--prefixes=8", "--rows=6", "--prefix-len=160", "--pages=70"]
     shard_schedule.main([f"--checkpoint={checkpoint}", *small])
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     best = line["schedules"]["shard"]
