@@ -60,7 +60,7 @@ PARTS = (
     Part("accept tokens", "engine", CompletionReader, "accept"),
     Part("detokenize", "engine", Detokenizer, "push"),
     Part("trim pages", "engine", HybridCache, "trim"),
-    Part("advance", "engine", Scheduler, "advance"),
+    Part("complete", "engine", Scheduler, "complete"),
     Part("updates", "engine", core.EngineCore, "_updates"),
     Part("rest of step", "engine", core.EngineCore, "step"),
     Part("sample", "model", queries, "sample"),

@@ -13,56 +13,15 @@ is copied by whoever writes to it first while it is shared. The tensors behind t
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import numpy as np
 
 from .batch import Ints, LayerKind
+from .page_pool import PagePool
 
 Windows = Mapping[LayerKind, int | None]
 Copies = list[tuple[int, int]]
-
-
-class PagePool:
-    """Reference-counted page ids 0 .. num_pages-1."""
-
-    def __init__(self, num_pages: int) -> None:
-        self.num_pages = num_pages
-        self._free = list(range(num_pages - 1, -1, -1))
-        self._references = [0] * num_pages
-
-    @property
-    def num_free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
-
-    def references(self, page: int) -> int:
-        """Return how many tables hold the page."""
-        return self._references[page]
-
-    def take(self) -> int:
-        """Return a free page, held once. The caller has made sure that there is one."""
-        assert self._free, "the scheduler admitted more than the cache holds"
-        page = self._free.pop()
-        self._references[page] = 1
-        return page
-
-    def share(self, page: int) -> None:
-        """Hold a page once more."""
-        assert self._references[page] > 0, f"page {page} is free"
-        self._references[page] += 1
-
-    def release(self, page: int) -> None:
-        """Hold a page once less; it is free when nobody holds it."""
-        assert self._references[page] > 0, f"page {page} is free already"
-        self._references[page] -= 1
-        if self._references[page] == 0:
-            self._free.append(page)
-
-    def check_integrity(self, held: Counter[int]) -> None:
-        """Assert that exactly these pages are held, each as often as counted."""
-        for page, references in enumerate(self._references):
-            assert references == held[page], f"page {page}: {references} != {held[page]} holders"
-        assert sorted(self._free) == [p for p in range(self.num_pages) if not held[p]]
 
 
 class PageTable:
@@ -106,12 +65,15 @@ class HybridCache:
         page_size: tokens per page.
         windows: the layer groups of the model: None for full layers, else the window W in tokens
             (a query sees itself and the W - 1 tokens before it).
+        max_idle: pages that are kept for prompts to come, see `PagePool`.
     """
 
-    def __init__(self, num_pages: int, page_size: int, windows: Windows) -> None:
+    def __init__(
+        self, num_pages: int, page_size: int, windows: Windows, max_idle: int | None = None
+    ) -> None:
         self.page_size = page_size
         self.windows = dict(windows)
-        self.pool = PagePool(num_pages)
+        self.pool = PagePool(num_pages, max_idle)
 
     def new_sequence(self) -> SequenceCache:
         """Return an empty cache for a sequence."""
@@ -120,36 +82,36 @@ class HybridCache:
     def extend(self, cache: SequenceCache, count: int) -> Copies:
         """Make room for `count` more tokens; returns the (from, to) page copies to make first."""
         copies: Copies = []
-        end = cache.length + count
+        end, size, pool = cache.length + count, self.page_size, self.pool
+        mid_page = cache.length % size
         for table in cache.tables.values():
-            if cache.length % self.page_size and self.pool.references(table.pages[-1]) > 1:
-                shared, own = table.pages[-1], self.pool.take()
+            pages = table.pages
+            if mid_page and pool.references(pages[-1]) > 1:
+                shared, own = pages[-1], pool.take()
                 copies.append((shared, own))
-                self.pool.release(shared)
-                table.pages[-1] = own
+                pool.release(shared)
+                pages[-1] = own
                 table.changed()
-            missing = -(-end // self.page_size) - table.dropped - len(table.pages)
+            missing = -(-end // size) - table.dropped - len(pages)
             if missing > 0:
-                table.pages.extend(self.pool.take() for _ in range(missing))
+                pages.extend(pool.take() for _ in range(missing))
                 table.changed()
         cache.length = end
         return copies
 
-    def slots(self, cache: SequenceCache, kind: LayerKind, start: int) -> list[int]:
-        """Return the slots (page * page_size + offset) of positions [start, length)."""
-        table, size = cache.tables[kind], self.page_size
-        return [
-            table.pages[position // size - table.dropped] * size + position % size
-            for position in range(start, cache.length)
-        ]
+    def first_page(self, kind: LayerKind, length: int) -> int:
+        """Return the first page, counted from the sequence's start, that position `length` sees."""
+        window = self.windows[kind]
+        return 0 if window is None else max(0, length - window + 1) // self.page_size
 
     def trim(self, cache: SequenceCache) -> None:
         """Free the pages that no token from `length` on can see."""
         for kind, window in self.windows.items():
-            if window is None:
+            # Asked first of all, for it is the common case: nothing has left the window.
+            if window is None or cache.length < window:
                 continue
             table = cache.tables[kind]
-            gone = max(0, cache.length - window + 1) // self.page_size - table.dropped
+            gone = self.first_page(kind, cache.length) - table.dropped
             if gone > 0:
                 for page in table.pages[:gone]:
                     self.pool.release(page)
@@ -158,25 +120,48 @@ class HybridCache:
                 table.changed()
 
     def fork(self, cache: SequenceCache) -> SequenceCache:
-        """Return a second sequence with the same tokens, sharing every page."""
-        copy = SequenceCache({}, cache.length)
-        for kind, table in cache.tables.items():
-            copy.tables[kind] = twin = PageTable()
-            twin.pages, twin.dropped = list(table.pages), table.dropped
+        """Return a second sequence with the same tokens, sharing every page that it sees."""
+        return self.holding({k: t.pages for k, t in cache.tables.items()}, cache.length)
+
+    def holding(self, pages: Mapping[LayerKind, Iterable[int]], length: int) -> SequenceCache:
+        """Return a sequence of `length` tokens in these pages, each of which is held once more.
+
+        Args:
+            pages: of each layer group, those that position `length` sees.
+            length: tokens.
+        """
+        cache = SequenceCache({}, length)
+        for kind, held in pages.items():
+            cache.tables[kind] = table = PageTable()
+            table.pages, table.dropped = list(held), self.first_page(kind, length)
             for page in table.pages:
                 self.pool.share(page)
-        return copy
+        return cache
+
+    def replace(self, cache: SequenceCache, kind: LayerKind, index: int, page: int) -> None:
+        """Let another page, with the same content, be a sequence's index-th from its start."""
+        table = cache.tables[kind]
+        self.pool.share(page)
+        self.pool.release(table.pages[index - table.dropped])
+        table.pages[index - table.dropped] = page
+        table.changed()
 
     def release(self, cache: SequenceCache) -> None:
-        """Give back everything a sequence holds."""
-        for table in cache.tables.values():
-            for page in table.pages:
+        """Give back everything a sequence holds, the pages at its end first.
+
+        Those that can be found again are given up in this order: a prefix is lost from its end.
+        """
+        ends = (reversed(table.pages) for table in cache.tables.values())
+        for page in chain.from_iterable(zip_longest(*ends)):
+            if page is not None:
                 self.pool.release(page)
+        for table in cache.tables.values():
             table.pages.clear()
+            table.dropped = 0
             table.changed()
         cache.length = 0
 
-    def demand(self, prompt: int, chunk: int, branches: Iterable[int]) -> int:
+    def demand(self, prompt: int, chunk: int, branches: Iterable[int], shared: int = 0) -> int:
         """Return an upper bound of the pages that a request holds at any one time.
 
         Args:
@@ -184,29 +169,40 @@ class HybridCache:
             chunk: tokens of it that one step computes at most.
             branches: tokens that each continuation of the prompt stores after it. One
                 continuation goes on in the prompt's own pages; more of them fork.
+            shared: pages of each group at the start of the prompt that somebody else holds, and
+                that are not counted.
         """
         lengths = list(branches)
         if len(lengths) <= 1:
-            return self._chain(prompt + sum(lengths), chunk)
-        return self._chain(prompt, chunk) + sum(
-            self._branch(prompt, m, min(m, chunk)) for m in lengths
+            return self._beyond(shared * self.page_size, prompt + sum(lengths), chunk)
+        return self._beyond(shared * self.page_size, prompt, chunk) + sum(
+            self._beyond(prompt, prompt + m, min(m, chunk)) for m in lengths
         )
 
-    def _chain(self, length: int, chunk: int) -> int:
+    def prefix_demand(self, depth: int, shared: int = 0) -> int:
+        """Return the pages that hold a prefix of `depth` pages, ready to be gone on from.
+
+        Args:
+            depth: pages.
+            shared: those at its start that are not counted, as in `demand`.
+        """
+        return sum(
+            depth - max(shared, self.first_page(kind, depth * self.page_size))
+            for kind in self.windows
+        )
+
+    def _beyond(self, start: int, end: int, chunk: int) -> int:
+        """Bound the pages that tokens [start, end) hold while they are computed chunk by chunk.
+
+        A page that the token before `start` has begun counts: it is copied.
+        """
+        own = -(-end // self.page_size) - start // self.page_size
         pages = 0
         for window in self.windows.values():
-            seen = length if window is None else min(length, window - 1 + chunk)
             # A window that does not start on a page border touches one page more.
-            spill = 1 if window is not None and seen < length else 0
-            pages += -(-seen // self.page_size) + spill
+            seen = own if window is None else -(-(window - 1 + chunk) // self.page_size) + 1
+            pages += min(own, seen)
         return pages
-
-    def _branch(self, prompt: int, length: int, chunk: int) -> int:
-        own = -(-(prompt + length) // self.page_size) - prompt // self.page_size
-        return sum(
-            own if window is None else min(own, -(-(window - 1 + chunk) // self.page_size) + 1)
-            for window in self.windows.values()
-        )
 
     def check_integrity(self, live: Iterable[SequenceCache]) -> None:
         """Assert that the pool and the tables of all live sequences agree, and hold no excess."""
@@ -214,6 +210,7 @@ class HybridCache:
         for cache in live:
             for kind, table in cache.tables.items():
                 held.update(table.pages)
+                assert table.dropped == 0 or table.dropped <= self.first_page(kind, cache.length)
                 covered = (table.dropped + len(table.pages)) * self.page_size
                 assert cache.length <= covered < cache.length + self.page_size or not table.pages
                 assert table.dropped == 0 or self.windows[kind] is not None

@@ -19,6 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 AttentionName = Literal["auto", "reference", "native", "flash"]
 KernelsName = Literal["auto", "plain", "native"]
 Quantization = Literal["none", "int8"]
+SchedulePolicy = Literal["shard", "fcfs"]
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -147,6 +148,9 @@ class EngineConfig(Settings):
         max_model_len: longest prompt plus answer in tokens; None is the config's limit.
         kv_cache_bytes: size of the KV cache of one rank; None takes a share of what is free.
         page_size: tokens per KV page; None lets the attention backend choose.
+        prefix_caching: whether prompts that begin alike share what is computed of them.
+        schedule: who begins first. "shard" groups requests by the prefix they share, computes each
+            prefix once, and starts long answers first; "fcfs" takes them as they come.
         attention: the attention backend.
         kernels: what computes the rest of a layer; "auto" is the fastest that works here.
         quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
@@ -166,6 +170,8 @@ class EngineConfig(Settings):
     max_model_len: int | None = Field(default=None, ge=2)
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 16)
     page_size: int | None = Field(default=None, ge=1, le=4096)
+    prefix_caching: bool = True
+    schedule: SchedulePolicy = "shard"
     attention: AttentionName = "auto"
     kernels: KernelsName = "auto"
     quantization: Quantization = "none"

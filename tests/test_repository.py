@@ -32,7 +32,7 @@ PUBLIC = {
     model: """
         ChatError CheckpointError ClassificationOutput Classify Completion ConfigError Embed
         EmbeddingOutput Engine EngineConfig EngineDeadError EngineStats Entity GemmarayError
-        Generate GenerationOutput LabelScore LogprobsOutput ParameterError PromptError
+        Generate GenerationOutput LabelScore LogprobsOutput MemoryReport ParameterError PromptError
         PromptLogprobs RequestOutput RequestUpdate SamplingParams ScoreLabels TagTokens
         TaggingOutput Task TaskError TokenDelta TokenLogprob TokenizerError
         """,

@@ -13,18 +13,19 @@ from model.config import ModelConfig
 from model.errors import ParameterError, PromptError
 from model.hybrid_cache import HybridCache
 from model.locate import locate
-from model.outputs import RequestUpdate
+from model.outputs import MemoryReport, RequestUpdate
 from model.params import EngineConfig
+from model.prefix_cache import page_digests
 from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 
+from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
-from .memory import count_pages, most_pages
+from .memory import count_pages, free_bytes, idle_pages, kv_share, most_pages
 from .readers import PromptReader
 from .request import Prompt, Request, RequestFactory
 from .runner import RankSetup
 from .scheduler import Scheduler
-from .sequence import Admission
 from .sequence import Sequence as EngineSequence
 from .step import StepPlan, pack
 from .watchdog import OnStuck
@@ -40,12 +41,16 @@ class EngineStats:
     Attributes:
         steps: forward passes.
         prompt_tokens: prompt tokens computed.
+        prefix_queried_tokens: prompt tokens, in whole pages, that might have been computed before.
+        prefix_hit_tokens: those of them that were, and were not computed again.
         output_tokens: tokens drawn.
         finished: requests that ended.
     """
 
     steps: int = 0
     prompt_tokens: int = 0
+    prefix_queried_tokens: int = 0
+    prefix_hit_tokens: int = 0
     output_tokens: int = 0
     finished: int = 0
 
@@ -108,7 +113,7 @@ class EngineCore:
     @property
     def waiting(self) -> int:
         """Requests that wait for pages."""
-        return len(self._scheduler.waiting)
+        return self._scheduler.waiting
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise TaskError if this checkpoint can't do one of the tasks."""
@@ -166,17 +171,40 @@ class EngineCore:
         self.stats.steps += 1
         self.stats.output_tokens += plan.num_draws
         for chunk in chunks:
-            if isinstance(chunk.sequence.reader, PromptReader):
+            if chunk.sequence.is_prompt:
                 self.stats.prompt_tokens += chunk.count
-            self._scheduler.cache.trim(chunk.sequence.cache)
-            if chunk.last:
-                self._scheduler.advance(chunk.sequence)
+            self._scheduler.complete(chunk)
+        self.stats.prefix_queried_tokens = self._scheduler.admitter.reusable_tokens
+        self.stats.prefix_hit_tokens = self._scheduler.admitter.reused_tokens
         return self._updates(dict.fromkeys(chunk.sequence.request_id for chunk in chunks))
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free what it holds; False if it is not known (any more)."""
         self._scheduler.drop(request_id)
         return self._requests.pop(request_id, None) is not None
+
+    def memory_report(self, lengths: Sequence[int] = (1024, 4096, 8192)) -> MemoryReport:
+        """Say what the engine has allocated.
+
+        Args:
+            lengths: for which to say how many sequences of that many tokens fit.
+        """
+        runner, cache = self._executor.runner, self._scheduler.cache
+        chunk = self._scheduler.max_batch_tokens
+        return MemoryReport(
+            device=runner.device.type,
+            ranks=self.config.tensor_parallel,
+            weight_bytes=runner.model.weight_bytes,
+            free_bytes=self._free_bytes,
+            pages=cache.pool.num_pages,
+            page_tokens=cache.page_size,
+            page_bytes=runner.bytes_per_page,
+            sequences={n: cache.pool.num_pages // cache.demand(n, chunk, ()) for n in lengths},
+        )
+
+    def forget_prefixes(self) -> None:
+        """Forget what was computed for requests that have ended; for measurements."""
+        self._scheduler.admitter.prefixes.clear()
 
     def check_integrity(self) -> None:
         """Assert that scheduler, page tables and pool agree; for tests, after any step."""
@@ -210,39 +238,50 @@ class EngineCore:
             for kind in dict.fromkeys(self.model_config.layer_types)
         }
         sizing = HybridCache(0, runner.page_size, windows)
+        self._free_bytes = free_bytes(runner.device)
         num_pages = count_pages(
-            self.config.kv_cache_bytes,
+            self.config.kv_cache_bytes or kv_share(self._free_bytes, runner.device),
             runner.bytes_per_page,
-            runner.device,
             most_pages(sizing, self.config.max_sequences, self.max_model_len, tokens),
             sizing.demand(min(tokens, self.max_model_len), tokens, ()),
         )
         self._executor.allocate(num_pages)
-        cache = HybridCache(num_pages, runner.page_size, windows)
-        return Scheduler(cache, tokens, self.config.max_sequences)
+        idle = idle_pages(runner.bytes_per_page, runner.device)
+        cache = HybridCache(num_pages, runner.page_size, windows, idle)
+        return Scheduler(cache, tokens, self.config.max_sequences, self.config.schedule)
 
     def _admission(self, request: Request) -> Admission:
         scheduler = self._scheduler
-        cache, lengths = scheduler.cache, request.branch_lengths()
-        pages = cache.demand(len(request.prompt), scheduler.max_batch_tokens, lengths)
-        width = max(1, len(lengths))
+        cache, branches = scheduler.cache, request.branch_lengths()
+        digests: list[bytes] = []
+        if self.config.prefix_caching:
+            digests = page_digests(request.prompt, cache.page_size)
+        admission = Admission(
+            request.request_id,
+            EngineSequence(
+                request.request_id,
+                list(request.prompt),
+                cache.new_sequence(),
+                PromptReader(request.readers),
+                is_prompt=True,
+            ),
+            prompt_tokens=len(request.prompt),
+            branches=branches,
+            digests=digests,
+            reusable=min(len(digests), request.first_row() // cache.page_size),
+        )
+        pages = cache.demand(admission.prompt_tokens, scheduler.max_batch_tokens, branches)
         if pages > cache.pool.num_pages:
             raise PromptError(
                 f"{len(request.prompt)} prompt tokens and what follows need {pages} KV pages, the "
                 f"cache holds {cache.pool.num_pages}: raise kv_cache_bytes or ask for fewer tokens"
             )
-        if width > scheduler.max_sequences:
+        if admission.width > scheduler.max_sequences:
             raise PromptError(
-                f"the request branches into {width} sequences, the engine runs "
+                f"the request branches into {admission.width} sequences, the engine runs "
                 f"{scheduler.max_sequences}: raise max_sequences or ask for fewer answers or labels"
             )
-        sequence = EngineSequence(
-            request.request_id,
-            list(request.prompt),
-            cache.new_sequence(),
-            PromptReader(request.readers),
-        )
-        return Admission(request.request_id, sequence, pages, width)
+        return admission
 
     def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
         updates = []

@@ -1,4 +1,4 @@
-"""How many KV pages an engine may have."""
+"""How many KV pages an engine may have, and the account of its memory."""
 
 import psutil
 import torch
@@ -10,36 +10,41 @@ from model.hybrid_cache import HybridCache
 # on the same node, and on a CPU for the page cache of the input.
 CPU_SHARE = 0.25
 CUDA_SHARE = 0.85
+# Kept of prompts that have ended, for those to come. Pages on a CPU are real memory only once they
+# were written to, so there it is bounded.
+CPU_IDLE_BYTES = 512 << 20
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that a KV cache may take on a device when nothing else is said."""
+    """Return the memory of a device that nobody uses."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * CUDA_SHARE)
-    return int(psutil.virtual_memory().available * CPU_SHARE)
+        return int(free)
+    return int(psutil.virtual_memory().available)
 
 
-def count_pages(
-    limit_bytes: int | None,
-    bytes_per_page: int,
-    device: torch.device,
-    wanted: int,
-    least: int,
-) -> int:
+def kv_share(free: int, device: torch.device) -> int:
+    """Return the bytes of the free ones that a KV cache may take when nothing else is said."""
+    return int(free * (CUDA_SHARE if device.type == "cuda" else CPU_SHARE))
+
+
+def idle_pages(bytes_per_page: int, device: torch.device) -> int | None:
+    """Return how many pages are kept for prompts to come; None for all that are free."""
+    return None if device.type == "cuda" else CPU_IDLE_BYTES // bytes_per_page
+
+
+def count_pages(allowed: int, bytes_per_page: int, wanted: int, least: int) -> int:
     """Return the number of pages: as many as fit, and no more than could ever be used.
 
     Args:
-        limit_bytes: what the user allows; None for a share of what is free.
+        allowed: bytes.
         bytes_per_page: of one rank.
-        device: where they go.
         wanted: pages that the most and longest sequences would fill.
         least: pages that a single sequence of one chunk needs.
 
     Raises:
         ParameterError: not even that one fits.
     """
-    allowed = free_bytes(device) if limit_bytes is None else limit_bytes
     pages = min(wanted, allowed // bytes_per_page)
     if pages < least:
         raise ParameterError(

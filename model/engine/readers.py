@@ -31,6 +31,12 @@ class TaskReader(Protocol):
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         """Ask for rows of a chunk of the prompt."""
 
+    def first_row(self) -> int:
+        """Return the first position of the prompt whose values it needs.
+
+        Those before it need not be computed if their keys are known.
+        """
+
     def branches(self) -> list[Continuation]:
         """Name the continuations of the prompt, once it is computed."""
 
@@ -82,6 +88,10 @@ class GenerateReader(TaskReader):
             completion.want(plan, chunk, row)
 
     @override
+    def first_row(self) -> int:
+        return self.prompt_tokens - 1
+
+    @override
     def branches(self) -> list[Continuation]:
         return [go_on for completion in self.completions for go_on in completion.continuations()]
 
@@ -129,6 +139,10 @@ class ScoreLabelsReader(TaskReader):
             plan.logprobs(row + chunk.count - 1, first, self._take_first)
 
     @override
+    def first_row(self) -> int:
+        return self.prompt_tokens - 1
+
+    @override
     def branches(self) -> list[Continuation]:
         return [
             (_LabelReader(label, logprobs), list(label[:-1]))
@@ -169,6 +183,10 @@ class ClassifyReader(_PromptOnly):
             plan.head(row + self._position - chunk.start, 1, self._take)
 
     @override
+    def first_row(self) -> int:
+        return self._position
+
+    @override
     def result(self) -> ClassificationOutput:
         logits = torch.tensor(self._logits)
         probabilities = self._scores.of(logits).tolist()
@@ -190,6 +208,10 @@ class TagReader(_PromptOnly):
     @override
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         plan.head(row, chunk.count, self._take)
+
+    @override
+    def first_row(self) -> int:
+        return 0
 
     @override
     def result(self) -> TaggingOutput:
@@ -224,6 +246,10 @@ class EmbedReader(_PromptOnly):
             plan.hidden(row + chunk.count - 1, 1, self._take)
 
     @override
+    def first_row(self) -> int:
+        return 0 if self._mean else self.prompt_tokens - 1
+
+    @override
     def result(self) -> EmbeddingOutput:
         assert self._sum is not None
         vector = self._sum / self.prompt_tokens if self._mean else self._sum
@@ -249,6 +275,10 @@ class LogprobsReader(_PromptOnly):
             following = chunk.start + offset + 1
             if following < len(self.prompt):
                 plan.logprobs(row + offset, (self.prompt[following],), self._logprobs.extend)
+
+    @override
+    def first_row(self) -> int:
+        return 0
 
     @override
     def result(self) -> LogprobsOutput:

@@ -66,6 +66,10 @@ class Request:
         """Return the most tokens that each continuation of the prompt stores."""
         return [length for reader in self.readers for length in reader.branch_lengths()]
 
+    def first_row(self) -> int:
+        """Return the first position of the prompt that a task needs the values of."""
+        return min(reader.first_row() for reader in self.readers)
+
     def deltas(self) -> tuple[TokenDelta, ...]:
         """Return what was added since the last call, if the request streams."""
         if not self.stream:

@@ -1,6 +1,6 @@
 """A run of tokens that the engine computes: a prompt, an answer being written, or a label."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from model.hybrid_cache import SequenceCache
@@ -32,12 +32,14 @@ class Sequence:
         tokens: what is known of it so far; a token that was sampled is appended.
         cache: its pages.
         reader: who wants its values.
+        is_prompt: whether it is a prompt that is not computed yet.
     """
 
     request_id: str
     tokens: list[int]
     cache: SequenceCache
     reader: Reader
+    is_prompt: bool = False
 
     @property
     def remaining(self) -> int:
@@ -45,7 +47,7 @@ class Sequence:
         return len(self.tokens) - self.cache.length
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """The tokens [start, start + count) of a sequence, computed in one step."""
 
@@ -57,22 +59,3 @@ class Chunk:
     def last(self) -> bool:
         """Whether nothing that is known of the sequence remains after it."""
         return self.start + self.count == len(self.sequence.tokens)
-
-
-@dataclass(slots=True, eq=False)
-class Admission:
-    """What a request needs before it may start, and its sequences once it has.
-
-    Attributes:
-        request_id: whose it is.
-        prompt: its first sequence.
-        pages: the most pages it can hold at any one time.
-        width: the most sequences it can have at any one time.
-        sequences: those it has now.
-    """
-
-    request_id: str
-    prompt: Sequence
-    pages: int
-    width: int
-    sequences: list[Sequence] = field(default_factory=list)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batch import GroupLayout, LayerKind, PackedBatch
+from model.batch import GroupLayout, Ints, LayerKind, PackedBatch
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
 
@@ -119,32 +119,37 @@ def pack(chunks: Sequence[Chunk], cache: HybridCache, logit_rows: Sequence[int])
     """Make room for the chunks in the cache and lay their tokens end to end."""
     copies: list[tuple[int, int]] = []
     token_ids: list[int] = []
-    positions: list[int] = []
-    slots: dict[LayerKind, list[int]] = {kind: [] for kind in cache.windows}
     for chunk in chunks:
-        sequence, start = chunk.sequence, chunk.start
-        copies += cache.extend(sequence.cache, chunk.count)
-        token_ids += sequence.tokens[start : start + chunk.count]
-        positions += range(start, start + chunk.count)
-        for kind in slots:
-            slots[kind] += cache.slots(sequence.cache, kind, start)
+        sequence, start, count = chunk.sequence, chunk.start, chunk.count
+        copies += cache.extend(sequence.cache, count)
+        token_ids += sequence.tokens[start : start + count]
+    starts_S = np.array([chunk.start for chunk in chunks], dtype=np.int64)
+    counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
+    rows_S = np.cumsum(counts_S) - counts_S
+    positions_T = np.arange(len(token_ids)) + np.repeat(starts_S - rows_S, counts_S)
     return PackedBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
-        positions=np.array(positions, dtype=np.int64),
-        query_lens=np.array([chunk.count for chunk in chunks], dtype=np.int64),
-        key_lens=np.array([chunk.start + chunk.count for chunk in chunks], dtype=np.int64),
-        groups={kind: _layout(chunks, cache, kind, slots[kind]) for kind in slots},
+        positions=positions_T,
+        query_lens=counts_S,
+        key_lens=starts_S + counts_S,
+        groups={kind: _layout(chunks, cache, kind, positions_T) for kind in cache.windows},
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
     )
 
 
 def _layout(
-    chunks: Sequence[Chunk], cache: HybridCache, kind: LayerKind, slots: list[int]
+    chunks: Sequence[Chunk], cache: HybridCache, kind: LayerKind, positions_T: Ints
 ) -> GroupLayout:
+    size = cache.page_size
     tables = [chunk.sequence.cache.tables[kind] for chunk in chunks]
+    pages = tuple([table.array() for table in tables])
+    dropped_S = np.array([table.dropped for table in tables], dtype=np.int64)
+    # All tables end to end: where page 0 of each sequence would stand, had none been dropped.
+    lengths_S = np.array([len(table) for table in pages], dtype=np.int64)
+    origins_S = np.cumsum(lengths_S) - lengths_S - dropped_S
+    origins_T = np.repeat(origins_S, [chunk.count for chunk in chunks])
+    pages_T = np.concatenate(pages)[origins_T + positions_T // size]
     return GroupLayout(
-        slots=np.array(slots, dtype=np.int64),
-        tables=tuple(table.array() for table in tables),
-        first_key=np.array([table.dropped for table in tables], dtype=np.int64) * cache.page_size,
+        slots=pages_T * size + positions_T % size, tables=pages, first_key=dropped_S * size
     )

@@ -17,6 +17,8 @@ from hypothesis.stateful import (
 from model.batch import LayerKind
 from model.hybrid_cache import HybridCache, SequenceCache
 
+from .slots import slots_of
+
 PAGE = 4
 WINDOW = 6
 WINDOWS: dict[LayerKind, int | None] = {"full_attention": None, "sliding_attention": WINDOW}
@@ -50,7 +52,7 @@ class PagesMachine(RuleBasedStateMachine):
                 self.content[target * PAGE + offset] = self.content.get(source * PAGE + offset)
         stored = [object() for _ in range(count)]
         for kind in WINDOWS:
-            slots = self.cache.slots(sequence, kind, start)
+            slots = slots_of(self.cache, sequence, kind, start)
             for slot, thing in zip(slots, stored, strict=True):
                 self.content[slot] = thing
         self.expected[key] += stored
@@ -75,7 +77,7 @@ class PagesMachine(RuleBasedStateMachine):
         sequence, expected = self.live[key], self.expected[key]
         for kind, window in WINDOWS.items():
             first = 0 if window is None else max(0, first_query - window + 1)
-            slots = self.cache.slots(sequence, kind, first)
+            slots = slots_of(self.cache, sequence, kind, first)
             assert [self.content[slot] for slot in slots] == expected[first:]
 
     @invariant()
