@@ -42,8 +42,10 @@ class PackedBatch:
         key_lens: [S] tokens of each sequence including the new ones; the last new token of
             sequence s stands at position key_lens[s] - 1.
         groups: a layout for each kind of layer that the model has.
+        tail_lens: [S] last tokens of each sequence, maybe none, whose final hidden states are
+            needed; the last layer computes no others. None for all.
         copies: (from, to) page pairs to copy, in this order, before anything is written.
-        logit_rows: [R] rows in [0, T) whose logits over the vocabulary are needed.
+        logit_rows: [R] rows whose logits over the vocabulary are needed, among those of the tails.
     """
 
     token_ids: Ints
@@ -51,5 +53,36 @@ class PackedBatch:
     query_lens: Ints
     key_lens: Ints
     groups: dict[LayerKind, GroupLayout]
+    tail_lens: Ints | None = None
     copies: tuple[tuple[int, int], ...] = ()
     logit_rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def tail_rows(self) -> Ints:
+        """Rows in [0, T) of the tails, in their order."""
+        assert self.tail_lens is not None
+        ends_S = np.cumsum(self.query_lens)
+        kept_S = np.cumsum(self.tail_lens)
+        return np.arange(int(kept_S[-1])) + np.repeat(ends_S - kept_S, self.tail_lens)
+
+    def tails(self, kind: LayerKind) -> "PackedBatch":
+        """Return the tails as a batch of their own, of the sequences that have one.
+
+        Keys are those of the whole step; nothing is to be written, so there are no slots.
+        """
+        assert self.tail_lens is not None
+        some = np.flatnonzero(self.tail_lens)
+        layout, rows, nothing = self.groups[kind], self.tail_rows, np.zeros(0, dtype=np.int64)
+        return PackedBatch(
+            token_ids=self.token_ids[rows],
+            positions=self.positions[rows],
+            query_lens=self.tail_lens[some],
+            key_lens=self.key_lens[some],
+            groups={
+                kind: GroupLayout(
+                    slots=nothing,
+                    tables=tuple(layout.tables[index] for index in some.tolist()),
+                    first_key=layout.first_key[some],
+                )
+            },
+        )

@@ -40,13 +40,28 @@ class LayerGroupPlan(NamedTuple):
     slots_T: Tensor
 
 
+class TailPlan(NamedTuple):
+    """The rows that the last layer computes beyond their keys, and the backend's plan for them."""
+
+    rows_R: Tensor
+    attention: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """Attention of one step: a plan for each kind of layer, and for the last one's tails if any."""
+
+    groups: Mapping[LayerKind, LayerGroupPlan]
+    tail: TailPlan | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """What all layers share in a step."""
 
     angles: tuple[Tensor, Tensor]
     cache: KVCache
-    groups: Mapping[LayerKind, tuple[Any, Tensor]]
+    groups: Mapping[LayerKind, LayerGroupPlan]
     backend: AttentionBackend
 
 
@@ -97,12 +112,19 @@ class Gemma2Attention(nn.Module):
         self.qkv_proj.prepare(kernels, quantization)
         self.o_proj.prepare(kernels, quantization)
 
-    def forward(self, x_TD: Tensor, step: _Step) -> Tensor:
-        """Write the step's keys and values, attend; [T, D] is whole on every rank."""
+    def forward(self, x_TD: Tensor, step: _Step, tail: TailPlan | None) -> Tensor:
+        """Write the step's keys and values, attend; [T, D] is whole on every rank.
+
+        With a tail, only its rows attend: [R, D].
+        """
         plan, slots_T = step.groups[self.kind]
         q_TNH = self._kernels.rotate_and_store(
             self.qkv_proj(x_TD), step.angles, step.cache, self.layer_index, slots_T
         )
+        if tail is not None:
+            if not len(tail.rows_R):  # the middle of prompts: their keys are all that is wanted
+                return x_TD[:0]
+            q_TNH, plan = q_TNH[tail.rows_R], tail.attention
         k_pages, v_pages = step.cache.layer(self.layer_index)
         out_TNH = step.backend.attend(
             q_TNH, k_pages, v_pages, plan, scale=self.scale, softcap=self.softcap
@@ -150,7 +172,12 @@ class Gemma2Layer(nn.Module):
         self.mlp.prepare(kernels, quantization)
 
     def forward(
-        self, x_TD: Tensor, normed_TD: Tensor, step: _Step, following: RMSNorm
+        self,
+        x_TD: Tensor,
+        normed_TD: Tensor,
+        step: _Step,
+        following: RMSNorm,
+        tail: TailPlan | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the hidden states [T, D] after this layer, and those normed by `following`.
 
@@ -159,8 +186,11 @@ class Gemma2Layer(nn.Module):
             normed_TD: x after this layer's first norm.
             step: what the layers share.
             following: the norm that comes next, of another layer or the last.
+            tail: what is computed beyond keys and values, if not all: [R, D] are returned then.
         """
-        branch_TD = self.self_attn(normed_TD, step)
+        branch_TD = self.self_attn(normed_TD, step, tail)
+        if tail is not None:
+            x_TD = x_TD[tail.rows_R]
         x_TD, normed_TD = self.post_attention_layernorm.add(
             x_TD, branch_TD, self.pre_feedforward_layernorm
         )
@@ -240,18 +270,26 @@ class Gemma2(nn.Module):
     def _blocks(self) -> list[Gemma2Layer]:
         return cast("list[Gemma2Layer]", list(self.layers))
 
-    def plan(
-        self, batch: PackedBatch, backend: AttentionBackend, page_size: int
-    ) -> dict[LayerKind, LayerGroupPlan]:
-        """Prepare one step's attention for each kind of layer that the model has."""
-        plans: dict[LayerKind, LayerGroupPlan] = {}
-        for kind, layout in batch.groups.items():
-            window = self.config.sliding_window if kind == "sliding_attention" else None
-            plans[kind] = LayerGroupPlan(
-                backend.plan(batch, layout, page_size, window, self.device),
+    def plan(self, batch: PackedBatch, backend: AttentionBackend, page_size: int) -> StepPlan:
+        """Prepare one step's attention."""
+        groups = {
+            kind: LayerGroupPlan(
+                self._attention(batch, kind, backend, page_size),
                 torch.from_numpy(layout.slots).to(self.device),
             )
-        return plans
+            for kind, layout in batch.groups.items()
+        }
+        if batch.tail_lens is None:
+            return StepPlan(groups, None)
+        rows, kind = batch.tail_rows, self.config.layer_types[-1]
+        plan = self._attention(batch.tails(kind), kind, backend, page_size) if len(rows) else None
+        return StepPlan(groups, TailPlan(torch.from_numpy(rows).to(self.device), plan))
+
+    def _attention(
+        self, batch: PackedBatch, kind: LayerKind, backend: AttentionBackend, page_size: int
+    ) -> Any:
+        window = self.config.sliding_window if kind == "sliding_attention" else None
+        return backend.plan(batch, batch.groups[kind], page_size, window, self.device)
 
     @torch.inference_mode()
     def forward(
@@ -259,7 +297,7 @@ class Gemma2(nn.Module):
         token_ids_T: Tensor,
         positions_T: Tensor,
         cache: KVCache,
-        layouts: Mapping[LayerKind, tuple[Any, Tensor]],
+        plan: StepPlan,
         backend: AttentionBackend,
         collect: list[Tensor] | None = None,
     ) -> Tensor:
@@ -269,23 +307,26 @@ class Gemma2(nn.Module):
             token_ids_T: int64, each below vocab_size.
             positions_T: int64, of each token in its sequence.
             cache: keys and values; the step's own are added to it.
-            layouts: what `plan` returned, by kind of layer.
-            backend: that made the plans.
+            plan: what `plan` returned.
+            backend: that made the plan.
             collect: is given every hidden state [T, D]: the scaled embeddings, the output of each
                 layer but the last, and the result.
 
         Returns:
-            [T, D] hidden states after the final norm, in the model's dtype, whole on every rank.
+            [T, D] hidden states after the final norm, in the model's dtype, whole on every rank; if
+            the batch has tails, [R, D] of their rows.
         """
         angles = self.rotary.angles(positions_T, self._kernels.angles_dtype or self.dtype)
-        step = _Step(angles, cache, layouts, backend)
+        step = _Step(angles, cache, plan.groups, backend)
         x_TD: Tensor = self.embed_tokens(token_ids_T, self.embed_scale)
-        norms = [layer.input_layernorm for layer in self._blocks()] + [self.norm]
+        blocks = self._blocks()
+        norms = [layer.input_layernorm for layer in blocks] + [self.norm]
         normed_TD: Tensor = norms[0](x_TD)
-        for layer, following in zip(self._blocks(), norms[1:], strict=True):
+        for layer, following in zip(blocks, norms[1:], strict=True):
             if collect is not None:
                 collect.append(x_TD.clone())
-            x_TD, normed_TD = layer(x_TD, normed_TD, step, following)
+            tail = plan.tail if layer is blocks[-1] else None
+            x_TD, normed_TD = layer(x_TD, normed_TD, step, following, tail)
         if collect is not None:
             collect.append(normed_TD)
         return normed_TD

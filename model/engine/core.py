@@ -165,7 +165,8 @@ class EngineCore:
         for chunk in chunks:
             chunk.sequence.reader.want(plan, chunk, row)
             row += chunk.count
-        batch = pack(chunks, self._scheduler.cache, plan.logit_rows)
+        tails = plan.keep_tails([chunk.count for chunk in chunks])
+        batch = pack(chunks, self._scheduler.cache, plan.logit_rows, tails)
         hidden, answers = self._executor.run(batch, plan.queries())
         plan.settle(hidden, answers, self._executor.runner.head)
         self.stats.steps += 1

@@ -29,7 +29,7 @@ class Drawer(Protocol):
         """Take it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Slice:
     """Rows [row, row + count) of the batch, and who gets their values."""
 
@@ -83,13 +83,41 @@ class StepPlan:
             targets=np.array(tokens, dtype=np.int64),
         )
 
+    def keep_tails(self, counts: Sequence[int]) -> Ints | None:
+        """Turn to the rows that are wanted: of each chunk, those from its first wanted row on.
+
+        Afterwards all rows are counted among these. Comes after everything was asked for, before
+        `logit_rows` and `queries` are read.
+
+        Args:
+            counts: [S] rows of each chunk.
+
+        Returns:
+            [S] how many of each chunk's last rows are kept; None if all are, and nothing changes.
+        """
+        slices = [*self._hidden, *self._head]
+        wanted = np.array([*self.logit_rows, *[part.row for part in slices]], dtype=np.int64)
+        ends_S = np.cumsum(counts)
+        first_S = ends_S.copy()
+        chunk_of = np.searchsorted(ends_S, wanted, side="right")
+        np.minimum.at(first_S, chunk_of, wanted)
+        tails_S: Ints = ends_S - first_S
+        if np.array_equal(tails_S, counts):
+            return None
+        shift_S = np.cumsum(tails_S) - ends_S
+        moved = (wanted + shift_S[chunk_of]).tolist()
+        self.logit_rows = moved[: len(self.logit_rows)]
+        for part, row in zip(slices, moved[len(self.logit_rows) :], strict=True):
+            part.row = row
+        return tails_S
+
     def settle(
         self, hidden: Tensor, answers: LogitAnswers | None, head: Callable[[Tensor], Tensor]
     ) -> None:
         """Hand every reader its values.
 
         Args:
-            hidden: [T, hidden_size] final hidden states of the step.
+            hidden: [T, hidden_size] final hidden states of the step, or of the rows that are kept.
             answers: to `queries`.
             head: the classification head, [R, hidden_size] to [R, labels].
         """
@@ -115,7 +143,12 @@ class StepPlan:
         return index
 
 
-def pack(chunks: Sequence[Chunk], cache: HybridCache, logit_rows: Sequence[int]) -> PackedBatch:
+def pack(
+    chunks: Sequence[Chunk],
+    cache: HybridCache,
+    logit_rows: Sequence[int],
+    tail_lens: Ints | None = None,
+) -> PackedBatch:
     """Make room for the chunks in the cache and lay their tokens end to end."""
     copies: list[tuple[int, int]] = []
     token_ids: list[int] = []
@@ -133,6 +166,7 @@ def pack(chunks: Sequence[Chunk], cache: HybridCache, logit_rows: Sequence[int])
         query_lens=counts_S,
         key_lens=starts_S + counts_S,
         groups={kind: _layout(chunks, cache, kind, positions_T) for kind in cache.windows},
+        tail_lens=tail_lens,
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
     )
