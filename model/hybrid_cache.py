@@ -120,7 +120,13 @@ class HybridCache:
                 table.changed()
 
     def fork(self, cache: SequenceCache) -> SequenceCache:
-        """Return a second sequence with the same tokens, sharing every page that it sees."""
+        """Return a second sequence with the same tokens, sharing every page.
+
+        Args:
+            cache: the first; it has been trimmed.
+        """
+        for kind, table in cache.tables.items():
+            assert table.dropped == self.first_page(kind, cache.length)
         return self.holding({k: t.pages for k, t in cache.tables.items()}, cache.length)
 
     def holding(self, pages: Mapping[LayerKind, Iterable[int]], length: int) -> SequenceCache:

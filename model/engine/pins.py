@@ -169,6 +169,9 @@ class Pins:
         for admission in running:
             own = _pages(s.cache for s in admission.sequences) - _pinned_pages(admission.base)
             assert len(own) <= admission.pages, "a request holds more pages than it was promised"
+        for group in self._pinned:
+            own = _pinned_pages(group) - _pinned_pages(group.base)
+            assert len(own) <= group.pages, "a pin holds more pages than were counted"
         live = [sequence.cache for admission in running for sequence in admission.sequences]
         self._cache.check_integrity([*live, *pins])
 
