@@ -37,6 +37,7 @@ class Gemmaray(Contender):
 
     @override
     def run(self, requests: Sequence[Request]) -> Answers:
+        self.engine.forget_prefixes()  # of a run before this one, with the same prompts
         prompts = [request.prompt for request in requests]
         if self._classifies:
             labels = self.engine.model_config.labels

@@ -10,6 +10,7 @@ is copied by whoever writes to it first while it is shared. The tensors behind t
 `kv_cache.KVCache`'s.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ class PageTable:
 
 @dataclass(slots=True)
 class SequenceCache:
-    """What one sequence has cached: `length` tokens, and where, per layer group."""
+    """What one sequence has cached: `length` tokens, and where, per layer group.
+
+    `forked` says that the page it ends in may be another sequence's too.
+    """
 
     tables: dict[LayerKind, PageTable]
     length: int = 0
+    forked: bool = False
 
 
 class HybridCache:
@@ -74,6 +79,7 @@ class HybridCache:
         self.page_size = page_size
         self.windows = dict(windows)
         self.pool = PagePool(num_pages, max_idle)
+        self._least_window = min(filter(None, windows.values()), default=sys.maxsize)
 
     def new_sequence(self) -> SequenceCache:
         """Return an empty cache for a sequence."""
@@ -84,6 +90,9 @@ class HybridCache:
         copies: Copies = []
         end, size, pool = cache.length + count, self.page_size, self.pool
         mid_page = cache.length % size
+        if mid_page and mid_page + count <= size and not cache.forked:
+            cache.length = end
+            return copies
         for table in cache.tables.values():
             pages = table.pages
             if mid_page and pool.references(pages[-1]) > 1:
@@ -96,7 +105,7 @@ class HybridCache:
             if missing > 0:
                 pages.extend(pool.take() for _ in range(missing))
                 table.changed()
-        cache.length = end
+        cache.length, cache.forked = end, False
         return copies
 
     def first_page(self, kind: LayerKind, length: int) -> int:
@@ -106,9 +115,10 @@ class HybridCache:
 
     def trim(self, cache: SequenceCache) -> None:
         """Free the pages that no token from `length` on can see."""
+        if cache.length < self._least_window:
+            return
         for kind, window in self.windows.items():
-            # Asked first of all, for it is the common case: nothing has left the window.
-            if window is None or cache.length < window:
+            if window is None:
                 continue
             table = cache.tables[kind]
             gone = self.first_page(kind, cache.length) - table.dropped
@@ -120,8 +130,16 @@ class HybridCache:
                 table.changed()
 
     def fork(self, cache: SequenceCache) -> SequenceCache:
-        """Return a second sequence with the same tokens, sharing every page that it sees."""
-        return self.holding({k: t.pages for k, t in cache.tables.items()}, cache.length)
+        """Return a second sequence with the same tokens, sharing every page.
+
+        Args:
+            cache: the first; it has been trimmed.
+        """
+        for kind, table in cache.tables.items():
+            assert table.dropped == self.first_page(kind, cache.length)
+        child = self.holding({k: t.pages for k, t in cache.tables.items()}, cache.length)
+        cache.forked = child.forked = True
+        return child
 
     def holding(self, pages: Mapping[LayerKind, Iterable[int]], length: int) -> SequenceCache:
         """Return a sequence of `length` tokens in these pages, each of which is held once more.

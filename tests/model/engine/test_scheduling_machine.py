@@ -135,8 +135,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert left, "it does not end"
         pool = self.scheduler.cache.pool
         assert pool.num_free == pool.num_pages, "something is held for nobody"
-        tree = self.scheduler.admitter._tree
-        assert tree is None or not tree.root.children
+        assert not self.scheduler.admitter._tree.root.children
 
 
 TestScheduler = SchedulerMachine.TestCase
