@@ -22,6 +22,7 @@ from model.tokenizer import GemmaTokenizer, load_tokenizer
 from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
 from .memory import count_pages, free_bytes, idle_pages, kv_share, most_pages
+from .pacing import Pacer
 from .readers import PromptReader
 from .request import Prompt, Request, RequestFactory
 from .runner import RankSetup
@@ -249,7 +250,15 @@ class EngineCore:
         self._executor.allocate(num_pages)
         idle = idle_pages(runner.bytes_per_page, runner.device)
         cache = HybridCache(num_pages, runner.page_size, windows, idle)
-        return Scheduler(cache, tokens, self.config.max_sequences, self.config.schedule)
+        # What it is worth was measured on CPUs alone.
+        paced = self.config.schedule == "shard" and not on_cuda
+        return Scheduler(
+            cache,
+            tokens,
+            self.config.max_sequences,
+            self.config.schedule,
+            pacer=Pacer() if paced else None,
+        )
 
     def _admission(self, request: Request) -> Admission:
         scheduler = self._scheduler

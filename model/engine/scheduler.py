@@ -11,6 +11,7 @@ from model.params import SchedulePolicy
 
 from .admission import Admission
 from .admitter import MAX_OVERTAKEN, Admitter
+from .pacing import Pacer
 from .sequence import Chunk, Reader, Sequence
 
 
@@ -23,6 +24,7 @@ class Scheduler:
         max_sequences: sequences that are held at the same time at most.
         policy: who begins first, see `Admitter`.
         max_overtaken: see `Admitter`.
+        pacer: spreads prompts over the steps of long answers; None computes them at once.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Scheduler:
         max_sequences: int,
         policy: SchedulePolicy = "shard",
         max_overtaken: int = MAX_OVERTAKEN,
+        pacer: Pacer | None = None,
     ) -> None:
         self.cache = cache
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
         self.admitter = Admitter(cache, max_batch_tokens, max_sequences, policy, max_overtaken)
+        self._pacer = pacer
         self.running: dict[str, Admission] = {}
 
     @property
@@ -71,6 +75,9 @@ class Scheduler:
                 elif budget:
                     chunks.append(Chunk(sequence, length, 1))
                     budget -= 1
+        if self._pacer is not None and budget and (prefills or self.admitter.waiting):
+            waiting = self.admitter.waiting.values()
+            budget = self._pacer.prompt_tokens(budget, self.running.values(), waiting)
         for sequence in prefills:
             if not budget:
                 break

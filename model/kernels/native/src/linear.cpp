@@ -63,14 +63,15 @@ template <class Kind>
 struct Tile {
   template <int ROWS>
   struct Of {
-    static __attribute__((noinline)) void run(const Job& job, long row, long panel) {
+    static __attribute__((noinline)) void run(const Job& job, long row, long panel,
+                                              const char* later) {
       typename Kind::Sum sums[ROWS][2];
 #pragma GCC unroll 12
       for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Kind::zero();
       const long groups = job.depth / Kind::DEPTH;
       const auto* b = (const typename Kind::B*)job.panels + panel * job.depth * PANEL;
       const auto* a = (const typename Kind::A*)job.x + row * job.stride;
-      accumulate<Kind, ROWS>(a, job.stride, b, groups, sums);
+      accumulate<Kind, ROWS>(a, job.stride, b, groups, sums, later);
 #pragma GCC unroll 12
       for (int i = 0; i < ROWS; i++) {
         const long first = panel * PANEL;
@@ -92,9 +93,16 @@ void multiply(const Job& job, long panels, int threads) {
   for (long panel = 0; panel < panels; panel++) {
     for (long part = 0; part < blocks; part++) {
       const long stop = std::min((part + 1) * block, job.rows);
+      // The next panel is fetched during the first two passes over this one, half in each; with
+      // a single pass, memory is busy anyway.
+      const long bytes = job.depth * PANEL * sizeof(typename Kind::B);
+      const char* next = (const char*)job.panels + std::min(panel + 1, panels - 1) * bytes;
+      const bool single = stop - part * block <= MAX_ROWS;
       for (long row = part * block; row < stop; row += MAX_ROWS) {
+        const long pass = row / MAX_ROWS - part * block / MAX_ROWS;
+        const char* later = single || pass > 1 ? nullptr : next + pass * bytes / 2;
         with_rows<Tile<Kind>::template Of>((int)std::min<long>(stop - row, MAX_ROWS), job, row,
-                                           panel);
+                                           panel, later);
       }
     }
   }

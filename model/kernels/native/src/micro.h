@@ -12,7 +12,7 @@ namespace gemmaray {
 
 constexpr long PANEL = 32;
 constexpr int MAX_ROWS = 12;
-// How far ahead of its use B is fetched, in bytes: the first pass over a panel comes from memory.
+// How far ahead of its use B is brought into the first cache, in bytes.
 constexpr long AHEAD = 2048;
 
 // The instruction is spelled out because GCC moves the sums of its int8 intrinsic to memory and
@@ -41,15 +41,20 @@ struct Int8 {
 };
 
 // sums[i][j] += A[i, 0..K) * panel[0..K), columns 16 j .. 16 j + 15; `groups` is K / DEPTH.
+// Meanwhile it fetches as many cache lines from `later` on into the second cache: memory that comes
+// after the panel. Without that, a first pass waits for memory and the others leave it idle.
 template <class Kind, int ROWS>
 inline __attribute__((always_inline)) void accumulate(const typename Kind::A* a, long stride,
                                                       const typename Kind::B* panel, long groups,
-                                                      typename Kind::Sum (&sums)[ROWS][2]) {
+                                                      typename Kind::Sum (&sums)[ROWS][2],
+                                                      const void* later = nullptr) {
   const int32_t* rows[ROWS];
 #pragma GCC unroll 12
   for (int i = 0; i < ROWS; i++) rows[i] = (const int32_t*)(a + i * stride);
   const char* b = (const char*)panel;
-  for (long k = 0; k < groups; k++, b += 128) {
+  const char* ahead = later ? (const char*)later : b;
+  for (long k = 0; k < groups; k++, b += 128, ahead += 64) {
+    _mm_prefetch(ahead, _MM_HINT_T1);
     const __m512i left = _mm512_loadu_si512(b), right = _mm512_loadu_si512(b + 64);
     _mm_prefetch(b + AHEAD, _MM_HINT_T0);
     _mm_prefetch(b + AHEAD + 64, _MM_HINT_T0);

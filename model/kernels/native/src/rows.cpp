@@ -9,7 +9,7 @@ namespace gemmaray {
 namespace {
 
 // Below this many elements a second thread costs more than it saves.
-constexpr long WORTH_THREADS = 8192;
+constexpr long WORTH_THREADS = 1 << 16;
 
 // 1 / rms of one row.
 inline float inverse_rms(const bf16* x, long size, float eps) {
