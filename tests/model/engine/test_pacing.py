@@ -1,4 +1,4 @@
-"""Prompts are spread over the steps that the longest answer takes anyway; the last ends no later."""
+"""Prompts spread over the steps that the longest answer takes anyway: the last ends no later."""
 
 from dataclasses import dataclass
 
