@@ -271,33 +271,68 @@ void attend_run(const Attention& a, const Task& task, Scratch& s) {
   }
 }
 
-inline void fetch(const bf16* row, long size) {
-  for (long i = 0; i < size; i += 32) _mm_prefetch((const char*)(row + i), _MM_HINT_T1);
+// Keys and values of a lone query's block, those of the task's first KV head; the last one twice.
+struct Block {
+  long count;
+  const bf16 *keys[SINGLE + 1], *values[SINGLE + 1];
+};
+
+inline Block block_at(const Attention& a, const Task& task, long first, long end) {
+  Block block;
+  block.count = std::clamp(end - first, 0L, SINGLE);
+  if (block.count == 0) return block;
+  for (long i = 0; i < block.count; i++) {
+    const long offset = offset_of(a, task, first + i);
+    block.keys[i] = a.keys + offset;
+    block.values[i] = a.values + offset;
+  }
+  block.keys[block.count] = block.keys[block.count - 1];
+  block.values[block.count] = block.values[block.count - 1];
+  return block;
 }
 
-// Scores of one key: HEADS rows from `row` on, at column `at` of the block.
+// Scores of a block's keys for HEADS rows from `row` on, two keys at a time. Meanwhile it fetches
+// `ahead` elements of the values of each, and of the keys of the next block.
 template <int HEADS>
-inline void score_key(Scratch& s, const bf16* queries, const bf16* key, long size, long row,
-                      long at) {
-  __m512 sums[HEADS];
+__attribute__((noinline)) void score_block(Scratch& s, const bf16* queries, const Block& block,
+                                           const Block& next, long offset, long size, long row,
+                                           long ahead) {
+  for (long i = 0; i < block.count; i += 2) {
+    const bf16 *one = block.keys[i] + offset, *two = block.keys[i + 1] + offset;
+    for (long line = 0; line < ahead; line += 32) {
+      _mm_prefetch((const char*)(block.values[i] + line), _MM_HINT_T1);
+      _mm_prefetch((const char*)(block.values[i + 1] + line), _MM_HINT_T1);
+    }
+    for (long line = 0; line < ahead && i < next.count; line += 32) {
+      _mm_prefetch((const char*)(next.keys[i] + line), _MM_HINT_T1);
+      _mm_prefetch((const char*)(next.keys[i + 1] + line), _MM_HINT_T1);
+    }
+    __m512 sums[2][HEADS];
 #pragma GCC unroll 4
-  for (int h = 0; h < HEADS; h++) sums[h] = _mm512_setzero_ps();
-  for (long j = 0; j < size; j += 32) {
-    const __m512i part = _mm512_loadu_si512(key + j);
+    for (int h = 0; h < HEADS; h++) sums[0][h] = sums[1][h] = _mm512_setzero_ps();
+    for (long j = 0; j < size; j += 32) {
+      const __m512i first = _mm512_loadu_si512(one + j), second = _mm512_loadu_si512(two + j);
+#pragma GCC unroll 4
+      for (int h = 0; h < HEADS; h++) {
+        const __m512i query = _mm512_loadu_si512(queries + h * size + j);
+        Bf16::dot(sums[0][h], first, query);
+        Bf16::dot(sums[1][h], second, query);
+      }
+    }
 #pragma GCC unroll 4
     for (int h = 0; h < HEADS; h++) {
-      Bf16::dot(sums[h], part, _mm512_loadu_si512(queries + h * size + j));
+      float* to = s.scores + (row + h) * KEYS + i;
+      to[0] = _mm512_reduce_add_ps(sums[0][h]);
+      to[1] = _mm512_reduce_add_ps(sums[1][h]);
     }
   }
-#pragma GCC unroll 4
-  for (int h = 0; h < HEADS; h++) s.scores[(row + h) * KEYS + at] = _mm512_reduce_add_ps(sums[h]);
 }
 
 // Adds the weighted values of a block to HEADS rows of the output, two keys at a time. The columns
 // stay in the order in which unpacklo and unpackhi leave them, until `write_single`.
 template <int HEADS>
-__attribute__((noinline)) void mix_block(Scratch& s, const bf16* const* values, long count,
-                                         long size, long row) {
+__attribute__((noinline)) void mix_block(Scratch& s, const Block& block, long offset, long size,
+                                         long row) {
   for (long column = 0; column < size; column += 2 * LANES) {
     __m512 sums[HEADS][2];
 #pragma GCC unroll 4
@@ -305,9 +340,9 @@ __attribute__((noinline)) void mix_block(Scratch& s, const bf16* const* values, 
       sums[h][0] = _mm512_load_ps(s.out + (row + h) * size + column);
       sums[h][1] = _mm512_load_ps(s.out + (row + h) * size + column + LANES);
     }
-    for (long i = 0; i < count; i += 2) {
-      const __m512i even = _mm512_loadu_si512(values[i] + column);
-      const __m512i odd = _mm512_loadu_si512(values[i + 1] + column);
+    for (long i = 0; i < block.count; i += 2) {
+      const __m512i even = _mm512_loadu_si512(block.values[i] + offset + column);
+      const __m512i odd = _mm512_loadu_si512(block.values[i + 1] + offset + column);
       const __m512i low = _mm512_unpacklo_epi16(even, odd);
       const __m512i high = _mm512_unpackhi_epi16(even, odd);
 #pragma GCC unroll 4
@@ -350,8 +385,8 @@ inline void in_runs(long group, Body body) {
 }
 
 // A lone query uses each key and value once, so its time is the memory's. It takes the keys of all
-// of the task's KV heads together: they lie side by side, and the processor fetches ahead what is
-// read in order. The values follow while the scores are computed.
+// of the task's KV heads together, since they lie side by side. The values are fetched while the
+// scores are computed.
 void attend_single(const Attention& a, const Task& task, Scratch& s) {
   const long size = a.size, group = a.group(), rows = task.kv_heads * group;
   const long token = a.query_starts[task.sequence] + task.first;
@@ -360,28 +395,24 @@ void attend_single(const Attention& a, const Task& task, Scratch& s) {
   std::fill_n(s.sums, rows, 0.0f);
   std::fill_n(s.maxima, rows, -INFINITY);
   std::fill_n(s.out, rows * size, 0.0f);
-  for (long key = range.begin; key < range.end; key += SINGLE) {
-    const long count = std::min(SINGLE, range.end - key);
-    const bf16* values[SINGLE + 1];
-    for (long i = 0; i < count; i++) {
-      const long offset = offset_of(a, task, key + i);
-      values[i] = a.values + offset;
-      fetch(values[i], task.kv_heads * size);
-      for (long k = 0; k < task.kv_heads; k++) {
-        in_runs(group, [&](long head, auto heads) {
-          score_key<heads>(s, queries + (k * group + head) * size, a.keys + offset + k * size, size,
-                           k * group + head, i);
-        });
-      }
+  Block blocks[2] = {block_at(a, task, range.begin, range.end)};
+  for (long key = range.begin, turn = 0; key < range.end; key += SINGLE, turn ^= 1) {
+    const Block& block = blocks[turn];
+    const Block& next = blocks[turn ^ 1] = block_at(a, task, key + SINGLE, range.end);
+    for (long k = 0; k < task.kv_heads; k++) {
+      const long ahead = k ? 0 : task.kv_heads * size;
+      in_runs(group, [&](long head, auto heads) {
+        const long row = k * group + head;
+        score_block<heads>(s, queries + row * size, block, next, k * size, size, row,
+                           head ? 0 : ahead);
+      });
     }
-    values[count] = values[count - 1];  // the partner of an odd last one, with no weight
-    const long padded = (count + LANES - 1) / LANES * LANES;
+    const long padded = (block.count + LANES - 1) / LANES * LANES;
     for (long row = 0; row < rows; row++) weigh(a, s, row, key, padded, range);
     for (long k = 0; k < task.kv_heads; k++) {
       in_runs(group, [&](long head, auto heads) {
-        mix_block<heads>(s, values, count, size, k * group + head);
+        mix_block<heads>(s, block, k * size, size, k * group + head);
       });
-      for (long i = 0; i <= count; i++) values[i] += size;
     }
   }
   for (long row = 0; row < rows; row++) {
