@@ -31,6 +31,7 @@ from .layers import (
 )
 from .parallel import TensorParallel, heads_of_rank
 from .params import Quantization
+from .transfer import to_device
 
 
 class LayerGroupPlan(NamedTuple):
@@ -249,7 +250,7 @@ class Gemma2(nn.Module):
             window = self.config.sliding_window if kind == "sliding_attention" else None
             plans[kind] = LayerGroupPlan(
                 backend.plan(batch, layout, page_size, window, self.device),
-                torch.from_numpy(layout.slots).to(self.device),
+                to_device(layout.slots, self.device),
             )
         return plans
 

@@ -19,10 +19,17 @@ class AttentionBackend(ABC):
     Attributes:
         name: as users choose it.
         page_size: the page size that suits it best.
+        reads_whole_pages: it weighs slots that no query may see with zero instead of leaving them
+            unread, so whatever they hold must be finite.
+        has_static_plans: the plans of steps with the same number of decodes and nothing else have
+            the same shapes, and the values that differ in `plan.tensors()`: a captured CUDA graph
+            can be given the next step's.
     """
 
     name: str
     page_size: int
+    reads_whole_pages: bool = False
+    has_static_plans: bool = False
 
     @abstractmethod
     def plan(

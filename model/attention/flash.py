@@ -40,6 +40,7 @@ class FlashAttention(AttentionBackend):
 
     name = "flash"
     page_size = PAGE_MULTIPLE
+    reads_whole_pages = True
 
     def __init__(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
         if device.type != "cuda":

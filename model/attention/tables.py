@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from model.batch import Ints
+from model.transfer import to_device
 
 
 def cumulative(lengths: Ints, dtype: npt.DTypeLike, device: torch.device) -> Tensor:
     """Return where each sequence begins, and where the last one ends: [S + 1]."""
     ends = np.zeros(len(lengths) + 1, dtype=dtype)
     np.cumsum(lengths, out=ends[1:])
-    return torch.from_numpy(ends).to(device)
+    return to_device(ends, device)
 
 
 def block_table(tables: tuple[Ints, ...], device: torch.device) -> Tensor:
@@ -20,4 +21,4 @@ def block_table(tables: tuple[Ints, ...], device: torch.device) -> Tensor:
     stacked = np.zeros((len(tables), max(len(table) for table in tables)), dtype=np.int32)
     for row, table in zip(stacked, tables, strict=True):
         row[: len(table)] = table
-    return torch.from_numpy(stacked).to(device)
+    return to_device(stacked, device)

@@ -16,6 +16,7 @@ from model.gemma2 import Gemma2
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
+from model.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,13 @@ class Runner:
     def allocate(self, num_pages: int) -> None:
         """Set the pages of the KV cache aside."""
         self._cache = KVCache(
-            self.config, num_pages, self.page_size, self._kv_heads, self.dtype, self.device
+            self.config,
+            num_pages,
+            self.page_size,
+            self._kv_heads,
+            self.dtype,
+            self.device,
+            clear=self.backend.reads_whole_pages,
         )
 
     @torch.inference_mode()
@@ -112,4 +119,4 @@ class Runner:
         return self.model.score(hidden)
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        return to_device(values, self.device)
