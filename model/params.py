@@ -17,8 +17,8 @@ from .errors import ParameterError
 DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
 AttentionName = Literal["auto", "reference", "native", "flash", "flex"]
-KernelsName = Literal["auto", "plain", "native"]
-Quantization = Literal["none", "int8"]
+KernelsName = Literal["auto", "plain", "native", "triton"]
+Quantization = Literal["none", "int8", "fp8"]
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -151,7 +151,7 @@ class EngineConfig(Settings):
         kernels: what computes the rest of a layer; "auto" is the fastest that works here.
         quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
             activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
-            are.
+            are. "fp8" does the same in float8_e4m3fn, on GPUs from compute capability 8.9 on.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
     """

@@ -13,6 +13,7 @@ from model.batch import PackedBatch
 from model.checkpoint import load
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
+from model.kernels.fp8 import require_fp8
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
@@ -60,6 +61,8 @@ class Runner:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         self.device = setup.device(tp.rank)
+        if setup.quantization == "fp8":
+            require_fp8(self.device)
         self.config = setup.config
         self.dtype: torch.dtype = getattr(torch, setup.dtype)
         self.backend = attention.choose(
