@@ -242,15 +242,20 @@ class Gemma2(nn.Module):
         return cast("list[Gemma2Layer]", list(self.layers))
 
     def plan(
-        self, batch: PackedBatch, backend: AttentionBackend, page_size: int
+        self,
+        batch: PackedBatch,
+        backend: AttentionBackend,
+        page_size: int,
+        device: torch.device | None = None,
     ) -> dict[LayerKind, LayerGroupPlan]:
-        """Prepare one step's attention for each kind of layer that the model has."""
+        """Prepare one step's attention for each kind of layer, on the model's device or another."""
+        device = device or self.device
         plans: dict[LayerKind, LayerGroupPlan] = {}
         for kind, layout in batch.groups.items():
             window = self.config.sliding_window if kind == "sliding_attention" else None
             plans[kind] = LayerGroupPlan(
-                backend.plan(batch, layout, page_size, window, self.device),
-                to_device(layout.slots, self.device),
+                backend.plan(batch, layout, page_size, window, device),
+                to_device(layout.slots, device),
             )
         return plans
 

@@ -152,6 +152,7 @@ class EngineConfig(Settings):
         quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
             activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
             are. "fp8" does the same in float8_e4m3fn, on GPUs from compute capability 8.9 on.
+        cuda_graphs: replay captured decode steps on CUDA, where one rank computes alone.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
     """
@@ -169,4 +170,5 @@ class EngineConfig(Settings):
     attention: AttentionName = "auto"
     kernels: KernelsName = "auto"
     quantization: Quantization = "none"
+    cuda_graphs: bool = True
     threads: int | None = Field(default=None, ge=1)

@@ -80,15 +80,17 @@ def _flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> FlashAtte
 
 
 def _flex(device: torch.device, dtype: torch.dtype, head_dim: int) -> FlexAttention:
-    flex = FlexAttention(device, head_dim)
-    if device.type == "cuda":
-        try:
+    try:
+        flex = FlexAttention(device, head_dim)
+        if device.type == "cuda":
             flex.probe(device, dtype, head_dim)
-        # torch's compiler has exceptions of its own for each of its parts, and so has Triton.
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            raise ParameterError(
-                f"attention='flex': FlexAttention does not compile here ({reason}); it needs "
-                "Triton and a C compiler; or use 'reference'"
-            ) from error
+    except ParameterError:
+        raise
+    # torch's compiler has exceptions of its own for each of its parts, and so has Triton.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ParameterError(
+            f"attention='flex': FlexAttention does not compile here ({reason}); it needs Triton "
+            "and a C compiler; or use 'reference'"
+        ) from error
     return flex

@@ -12,10 +12,10 @@ window and positions are tensors. Tiles that were added have no pages.
 Shape suffixes are those of `base`, and b tiles, t rows of one, W pages of its list.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -77,12 +77,20 @@ class FlexPlan:
     parts: tuple[FlexTiles, ...]
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return what differs between the steps of one shape."""
+        """Return what differs between steps of decodes with the same `key`."""
         return tuple(
             tensor
             for part in self.parts
             for tensor in (part.first_b, part.counts_b, part.pages_bW, part.starts_bW)
         )
+
+    def key(self) -> Hashable:
+        """Return the shapes."""
+        return tuple((*part.rows_bt.shape, part.pages_bW.shape[1]) for part in self.parts)
+
+    def renewed(self) -> Self:
+        """Return the same tensors without what was made of their values."""
+        return replace(self, parts=tuple(replace(p, first_keys=None) for p in self.parts))
 
 
 class FlexAttention(AttentionBackend):

@@ -19,6 +19,8 @@ from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
 from model.transfer import to_device
 
+from .graphs import DecodeGraphs, capture
+
 
 @dataclass(frozen=True, slots=True)
 class RankSetup:
@@ -34,6 +36,7 @@ class RankSetup:
         quantization: of the layers' linears.
         page_size: tokens per page, or None for the backend's choice.
         threads: CPU threads, or None for torch's choice.
+        cuda_graphs: replay captured decode steps on CUDA.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class RankSetup:
     quantization: Quantization
     page_size: int | None
     threads: int | None
+    cuda_graphs: bool = True
 
     def device(self, rank: int) -> torch.device:
         """Return the device of a rank."""
@@ -76,6 +80,13 @@ class Runner:
         )
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._captures = (
+            setup.cuda_graphs
+            and tp.size == 1
+            and self.device.type == "cuda"
+            and self.backend.has_static_plans
+        )
 
     @property
     def bytes_per_page(self) -> int:
@@ -86,13 +97,15 @@ class Runner:
         """Set the pages of the KV cache aside."""
         self._cache = KVCache(
             self.config,
-            num_pages,
+            num_pages + (1 if self._captures else 0),  # where steps that are filled up write
             self.page_size,
             self._kv_heads,
             self.dtype,
             self.device,
             clear=self.backend.reads_whole_pages,
         )
+        if self._captures:
+            self._graphs = DecodeGraphs(self.model, self._cache, num_pages, self.backend, capture)
 
     @torch.inference_mode()
     def run(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
@@ -105,13 +118,16 @@ class Runner:
         cache = self._cache
         assert cache is not None, "allocate() comes first"
         cache.copy_pages(batch.copies)
-        hidden = self.model(
-            self._tensor(batch.token_ids),
-            self._tensor(batch.positions),
-            cache,
-            self.model.plan(batch, self.backend, self.page_size),
-            self.backend,
-        )
+        if self._graphs is not None and self._graphs.takes(batch):
+            hidden = self._graphs.run(batch)
+        else:
+            hidden = self.model(
+                self._tensor(batch.token_ids),
+                self._tensor(batch.positions),
+                cache,
+                self.model.plan(batch, self.backend, self.page_size),
+                self.backend,
+            )
         if not len(batch.logit_rows):
             return hidden, None
         return hidden, self.model.logits(hidden[self._tensor(batch.logit_rows)])
