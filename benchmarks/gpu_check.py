@@ -31,6 +31,7 @@ CHECKS = {
     "versions": "device",
     "ceilings": "device",
     "reference": "attention",
+    "triton_attention": "attention",
     "flex": "attention",
     "flash": "attention",
     "triton": "kernels",

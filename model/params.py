@@ -16,7 +16,7 @@ from .errors import ParameterError
 
 DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
-AttentionName = Literal["auto", "reference", "native", "flash", "flex"]
+AttentionName = Literal["auto", "reference", "native", "flash", "triton", "flex"]
 KernelsName = Literal["auto", "plain", "native", "triton"]
 Quantization = Literal["none", "int8", "fp8"]
 

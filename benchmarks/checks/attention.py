@@ -47,6 +47,18 @@ def flash(setup: Setup) -> Details:
     return details
 
 
+def triton_attention(setup: Setup) -> Details:
+    """Run our own Triton programs likewise."""
+    setup.need_cuda()
+    details: Details = {}
+    for head_dim in (128, 256):
+        backend = choose("triton", setup.device, torch.bfloat16, head_dim)
+        for name, error in _errors(setup, backend, head_dim, torch.bfloat16):
+            label = f"head_dim {head_dim} {name}"
+            details[label] = require(error, BF16_ERROR, label)
+    return details
+
+
 def flex(setup: Setup) -> Details:
     """Run FlexAttention over pages likewise: compiled on a GPU, as written on a CPU."""
     details: Details = {}

@@ -19,6 +19,7 @@ from .environment import Details, Setup, significant
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as chosen": {},
+    "flex": {"attention": "flex"},
     "no graphs": {"cuda_graphs": False},
     "plain kernels": {"kernels": "plain"},
     "fp8": {"quantization": "fp8"},

@@ -12,6 +12,7 @@ from .flash import FlashAttention
 from .flex import FlexAttention
 from .native import NativeAttention
 from .reference import ReferenceAttention
+from .triton import TritonAttention
 
 __all__ = [
     "AttentionBackend",
@@ -19,6 +20,7 @@ __all__ = [
     "FlexAttention",
     "NativeAttention",
     "ReferenceAttention",
+    "TritonAttention",
     "choose",
 ]
 
@@ -37,6 +39,8 @@ def choose(
         return NativeAttention(device, dtype, head_dim)
     if name == "flash":
         return _flash(device, dtype, head_dim)
+    if name == "triton":
+        return _triton(device, dtype, head_dim)
     if name == "flex":
         return _flex(device, dtype, head_dim)
     return (
@@ -55,7 +59,7 @@ def _fastest_on_cpu(device: torch.device, dtype: torch.dtype, head_dim: int) -> 
 
 def _fastest_on_cuda(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionBackend:
     obstacles = []
-    for attempt in (_flash, _flex):
+    for attempt in (_flash, _triton, _flex):
         try:
             return attempt(device, dtype, head_dim)
         except ParameterError as error:
@@ -77,6 +81,20 @@ def _flash(device: torch.device, dtype: torch.dtype, head_dim: int) -> FlashAtte
             "newer, built for this GPU, or use 'flex' or 'reference'"
         ) from error
     return flash
+
+
+def _triton(device: torch.device, dtype: torch.dtype, head_dim: int) -> TritonAttention:
+    ours = TritonAttention(device, dtype, head_dim)
+    try:
+        ours.probe(device, dtype, head_dim)
+    # Triton has exceptions of its own for each of its parts.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ParameterError(
+            f"attention='triton': the kernel does not compile or run here ({reason}); use 'flex' "
+            "or 'reference'"
+        ) from error
+    return ours
 
 
 def _flex(device: torch.device, dtype: torch.dtype, head_dim: int) -> FlexAttention:

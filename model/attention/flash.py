@@ -14,7 +14,7 @@ from model.batch import GroupLayout, PackedBatch
 from model.errors import ParameterError
 
 from .base import AttentionBackend
-from .tables import block_table, cumulative
+from .tables import block_table, cumulative, next_power_of_two
 
 # FlashAttention-2 reads paged keys in blocks of a multiple of this.
 PAGE_MULTIPLE = 256
@@ -102,7 +102,7 @@ class FlashAttention(AttentionBackend):
         slides = window is not None and longest > window
         tables = block_table(layout.tables, device)
         if len(batch.token_ids) == len(batch.query_lens):
-            longest = 1 << (longest - 1).bit_length()
+            longest = next_power_of_two(longest)
             tables = pad(tables, (0, -(-longest // page_size) - tables.shape[1]))
         return FlashPlan(
             cu_seqlens_q=cumulative(batch.query_lens, np.int32, device),

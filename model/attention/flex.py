@@ -27,6 +27,7 @@ from model.errors import ParameterError
 from model.transfer import to_device
 
 from .base import AttentionBackend
+from .tables import next_power_of_two
 
 PAGE_SIZE = 128
 TILE_ROWS = 128
@@ -251,7 +252,7 @@ class _Tiler:
         width = -(-int(spans[:, 1].max()) // PAGES_MULTIPLE) * PAGES_MULTIPLE
         pages, key_starts = self._lists(owner, spans, width)
         alone = height == 1 and len(owner) == len(self.batch.query_lens)
-        put = partial(self._padded, size=_power_of_two(len(owner)))
+        put = partial(self._padded, size=next_power_of_two(len(owner)))
         return FlexTiles(
             rows_bt=put(rows, np.int64),
             kept=None if alone else self._kept(row < heights[:, None]),
@@ -287,7 +288,3 @@ class _Tiler:
         padded = np.full((size, *values.shape[1:]), fill, dtype=dtype)
         padded[: len(values)] = values
         return to_device(padded, self.device)
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()

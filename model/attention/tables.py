@@ -16,9 +16,22 @@ def cumulative(lengths: Ints, dtype: npt.DTypeLike, device: torch.device) -> Ten
     return to_device(ends, device)
 
 
-def block_table(tables: tuple[Ints, ...], device: torch.device) -> Tensor:
-    """Stack page tables to int32 [S, longest]; entries past a sequence's keys are not read."""
-    stacked = np.zeros((len(tables), max(len(table) for table in tables)), dtype=np.int32)
+def block_table(
+    tables: tuple[Ints, ...], device: torch.device, *, power_of_two: bool = False
+) -> Tensor:
+    """Stack page tables to int32 [S, longest], the latter maybe rounded up to a power of two.
+
+    Entries past a sequence's keys are not read.
+    """
+    width = max(len(table) for table in tables)
+    if power_of_two:
+        width = next_power_of_two(width)
+    stacked = np.zeros((len(tables), width), dtype=np.int32)
     for row, table in zip(stacked, tables, strict=True):
         row[: len(table)] = table
     return to_device(stacked, device)
+
+
+def next_power_of_two(count: int) -> int:
+    """Return the least power of two that is no less than a count of one or more."""
+    return 1 << (count - 1).bit_length()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention as torch_flex
 
+from model import attention
 from model.attention import FlashAttention, FlexAttention, choose
 from model.attention.flex import PAGES_MULTIPLE, TILE_ROWS, attend_tiles
 from model.errors import ParameterError
@@ -115,10 +116,13 @@ def test_flex_is_refused_where_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -
         choose("flex", cuda, torch.bfloat16)
 
 
-def test_auto_prefers_flash_then_flex(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_prefers_flash_then_triton_then_flex(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     monkeypatch.setattr(FlexAttention, "probe", lambda *_: None)
     assert choose("auto", cuda, torch.bfloat16).name == "flex"
+    ours = SimpleNamespace(name="triton", probe=lambda *_: None)
+    monkeypatch.setattr(attention, "TritonAttention", lambda *_: ours)
+    assert choose("auto", cuda, torch.bfloat16).name == "triton"
     flash = SimpleNamespace(flash_attn_varlen_func=None)
     monkeypatch.setattr(FlashAttention, "probe", lambda *_: None)
     monkeypatch.setattr(importlib, "import_module", lambda _: flash)
