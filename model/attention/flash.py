@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from model.batch import GroupLayout, PackedBatch
 from model.errors import ParameterError
@@ -100,16 +99,14 @@ class FlashAttention(AttentionBackend):
         longest = int(key_lens.max())
         # A window that nobody leaves is no window: the kernel then packs the heads of a group.
         slides = window is not None and longest > window
-        tables = block_table(layout.tables, device)
         if len(batch.token_ids) == len(batch.query_lens):
             longest = next_power_of_two(longest)
-            tables = pad(tables, (0, -(-longest // page_size) - tables.shape[1]))
         return FlashPlan(
             cu_seqlens_q=cumulative(batch.query_lens, np.int32, device),
             cu_seqlens_k=cumulative(key_lens, np.int32, device),
             max_seqlen_q=int(batch.query_lens.max()),
             max_seqlen_k=longest,
-            block_table=tables,
+            block_table=block_table(layout.tables, device, -(-longest // page_size)),
             window_size=(window - 1, 0) if slides and window is not None else (-1, -1),
         )
 

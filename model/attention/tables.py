@@ -16,16 +16,12 @@ def cumulative(lengths: Ints, dtype: npt.DTypeLike, device: torch.device) -> Ten
     return to_device(ends, device)
 
 
-def block_table(
-    tables: tuple[Ints, ...], device: torch.device, *, power_of_two: bool = False
-) -> Tensor:
-    """Stack page tables to int32 [S, longest], the latter maybe rounded up to a power of two.
+def block_table(tables: tuple[Ints, ...], device: torch.device, least: int = 0) -> Tensor:
+    """Stack page tables to int32 [S, longest or `least`].
 
     Entries past a sequence's keys are not read.
     """
-    width = max(len(table) for table in tables)
-    if power_of_two:
-        width = next_power_of_two(width)
+    width = max(least, *(len(table) for table in tables))
     stacked = np.zeros((len(tables), width), dtype=np.int32)
     for row, table in zip(stacked, tables, strict=True):
         row[: len(table)] = table

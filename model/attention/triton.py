@@ -128,7 +128,7 @@ class TritonAttention(AttentionBackend):
             groups.append(TritonTiles(tiles, TILE_QUERIES, 1))
         return TritonPlan(
             groups=tuple(groups),
-            tables=block_table(layout.tables, device, power_of_two=True),
+            tables=block_table(layout.tables, device, _chunks(batch.key_lens) * CHUNK // page_size),
             first_keys=to_device(layout.first_key.astype(np.int32), device),
             page_size=page_size,
             window=window,
@@ -223,9 +223,13 @@ def _tiles(batch: PackedBatch, sequences: Ints, height: int, device: torch.devic
 
 
 def _parts(key_lens: Ints, window: int) -> int:
-    """Return how many parts of CHUNK positions the longest of some decodes has, rounded up.
+    """Return how many parts some decodes are cut into.
 
     A window that does not begin where a part does reaches into one more.
     """
-    whole = -(-int(key_lens.max()) // CHUNK)
-    return min(next_power_of_two(whole), -(-window // CHUNK) + 1)
+    return min(_chunks(key_lens), -(-window // CHUNK) + 1)
+
+
+def _chunks(key_lens: Ints) -> int:
+    """Return how many parts of CHUNK positions the longest of some sequences has, rounded up."""
+    return next_power_of_two(-(-int(key_lens.max()) // CHUNK))

@@ -82,7 +82,7 @@ class DecodeGraphs:
             refill(recorded.positions, torch.from_numpy(padded.positions))
             for kind, plan in plans.items():
                 _refill_plan(recorded.plans[kind], plan)
-        # The next replay overwrites it, and readers may keep hidden states.
+        # Readers may keep hidden states longer than until the next replay.
         return recorded.replay()[: len(batch.token_ids)].clone()
 
     def _prepare(self, padded: PackedBatch) -> _Recorded:
@@ -110,24 +110,31 @@ class DecodeGraphs:
             return _Recorded(token_ids, positions, plans, body)
 
 
-def capture(body: Replay) -> Replay:
-    """Record a CUDA graph; the tensor that it returns is overwritten by each replay."""
-    # What is allocated or compiled at a first call can't be part of a capture.
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            body()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = body()
+class CudaRecorder:
+    """Records CUDA graphs that share their memory: what one returns, the next replay overwrites."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return out
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
 
-    return replay
+    def __call__(self, body: Replay) -> Replay:
+        """Capture what a function launches; its result keeps its place."""
+        # What is allocated or compiled at a first call can't be part of a capture.
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                body()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of this process may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            out = body()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
 
 
 def bucket(sequences: int) -> int:

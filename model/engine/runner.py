@@ -19,7 +19,7 @@ from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
 from model.transfer import to_device
 
-from .graphs import DecodeGraphs, capture
+from .graphs import CudaRecorder, DecodeGraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ class Runner:
             clear=self.backend.reads_whole_pages,
         )
         if self._captures:
-            self._graphs = DecodeGraphs(self.model, self._cache, num_pages, self.backend, capture)
+            self._graphs = DecodeGraphs(
+                self.model, self._cache, num_pages, self.backend, CudaRecorder()
+            )
 
     @torch.inference_mode()
     def run(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
