@@ -1,5 +1,6 @@
 """What every check is given, and what it may say."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -82,6 +83,12 @@ class Setup:
         a = torch.randn(size, size, device=self.device).bfloat16()
         b = torch.randn(size, size, device=self.device).bfloat16()
         return 2.0 * size**3 / self.seconds(lambda: a @ b)
+
+    def free(self) -> None:
+        """Give back what nothing refers to any more: two models may not fit side by side."""
+        gc.collect()
+        if self.on_cuda:
+            torch.cuda.empty_cache()
 
     def _finish(self) -> None:
         if self.on_cuda:

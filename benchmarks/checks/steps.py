@@ -1,11 +1,9 @@
 """Single steps of a real shape beside what the device can do: decodes and prompts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.report import gemm_gflop
 from model.batch import GroupLayout, PackedBatch
@@ -14,6 +12,7 @@ from model.engine.runner import RankSetup, Runner
 from model.errors import ParameterError
 from model.parallel import TensorParallel
 
+from .attention import uncompiled_flex
 from .dummy import dummy_checkpoint
 from .environment import Details, Setup, significant
 
@@ -35,14 +34,14 @@ def decode(setup: Setup) -> Details:
     bandwidth = setup.copy_bytes_per_s()
     details: Details = {"copy_gb_per_s": significant(1e-9 * bandwidth), "keys": keys}
     for name, changes in VARIANTS.items():
-        try:
-            with _runner(setup, **changes) as runner:
-                details[name] = {
-                    "attention": runner.backend.name,
-                    **{str(n): _decode(setup, runner, n, keys, bandwidth) for n in counts},
-                }
-        except ParameterError as error:
-            details[name] = {"refused": str(error)}
+        details[name] = _tried(
+            setup,
+            changes,
+            lambda runner: {
+                "attention": runner.backend.name,
+                **{str(n): _decode(setup, runner, n, keys, bandwidth) for n in counts},
+            },
+        )
     return details
 
 
@@ -55,29 +54,16 @@ def prefill(setup: Setup) -> Details:
     rate = setup.matmul_flops_per_s()
     details: Details = {"matmul_tflops": significant(1e-12 * rate), "prompts": [count, length]}
     for name, changes in VARIANTS.items():
-        if name == "no graphs":
-            continue
-        try:
-            with _runner(setup, **changes) as runner:
-                runner.allocate(2 * count * -(-length // runner.page_size))
-                batch = _batch(runner, count, queries=length, keys=length)
-                seconds = setup.seconds(lambda: runner.run(batch))  # noqa: B023
-                flop = 1e9 * gemm_gflop(runner.config, count * length, 0)
-        except ParameterError as error:
-            details[name] = {"refused": str(error)}
-            continue
-        details[name] = {
-            "ms": significant(1e3 * seconds),
-            "tokens_per_s": round(count * length / seconds),
-            "share": significant(flop / seconds / rate),
-        }
+        if name != "no graphs":
+            details[name] = _tried(
+                setup, changes, lambda runner: _prefill(setup, runner, count, length, rate)
+            )
     return details
 
 
-@contextmanager
-def _runner(setup: Setup, **changes: Any) -> Iterator[Runner]:
-    """Give a runner of the shape, alone on the device."""
-    with dummy_checkpoint(setup.shape) as folder:
+def _tried(setup: Setup, changes: dict[str, Any], measure: Callable[[Runner], Details]) -> Details:
+    """Measure with a runner of the shape, alone on the device; or say why it is refused."""
+    with uncompiled_flex(setup), dummy_checkpoint(setup.shape) as folder:
         settings: dict[str, Any] = {
             "folder": folder,
             "config": ModelConfig.from_folder(folder),
@@ -89,11 +75,24 @@ def _runner(setup: Setup, **changes: Any) -> Iterator[Runner]:
             "page_size": None,
             "threads": None,
         }
-        runner = Runner(RankSetup(**settings | changes), TensorParallel.single())
-        yield runner
-    del runner
-    if setup.on_cuda:
-        torch.cuda.empty_cache()
+        try:
+            return measure(Runner(RankSetup(**settings | changes), TensorParallel.single()))
+        except ParameterError as error:
+            return {"refused": str(error)}
+        finally:
+            setup.free()
+
+
+def _prefill(setup: Setup, runner: Runner, count: int, length: int, rate: float) -> Details:
+    runner.allocate(2 * count * -(-length // runner.page_size))
+    batch = _batch(runner, count, queries=length, keys=length)
+    seconds = setup.seconds(lambda: runner.run(batch))
+    flop = 1e9 * gemm_gflop(runner.config, count * length, 0)
+    return {
+        "ms": significant(1e3 * seconds),
+        "tokens_per_s": round(count * length / seconds),
+        "share": significant(flop / seconds / rate),
+    }
 
 
 def _decode(setup: Setup, runner: Runner, count: int, keys: int, bandwidth: float) -> Details:

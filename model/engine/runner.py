@@ -65,6 +65,8 @@ class Runner:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         self.device = setup.device(tp.rank)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton launches on the current one
         if setup.quantization == "fp8":
             require_fp8(self.device)
         self.config = setup.config
