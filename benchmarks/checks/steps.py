@@ -12,7 +12,6 @@ from model.engine.runner import RankSetup, Runner
 from model.errors import ParameterError
 from model.parallel import TensorParallel
 
-from .attention import uncompiled_flex
 from .dummy import dummy_checkpoint
 from .environment import Details, Setup, significant
 
@@ -24,6 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fp8": {"quantization": "fp8"},
 }
 
+# A CPU shows that they run.
+FEW = ("as chosen", "fp8")
+
 
 def decode(setup: Setup) -> Details:
     """Time decode steps, with the share of the copy bandwidth that their bytes take up.
@@ -33,7 +35,7 @@ def decode(setup: Setup) -> Details:
     counts, keys = ((1, 32, 256), 768) if setup.on_cuda else ((1, 4), 48)
     bandwidth = setup.copy_bytes_per_s()
     details: Details = {"copy_gb_per_s": significant(1e-9 * bandwidth), "keys": keys}
-    for name, changes in VARIANTS.items():
+    for name, changes in _variants(setup):
         details[name] = _tried(
             setup,
             changes,
@@ -53,7 +55,7 @@ def prefill(setup: Setup) -> Details:
     count, length = (8, 1024) if setup.on_cuda else (2, 96)
     rate = setup.matmul_flops_per_s()
     details: Details = {"matmul_tflops": significant(1e-12 * rate), "prompts": [count, length]}
-    for name, changes in VARIANTS.items():
+    for name, changes in _variants(setup):
         if name != "no graphs":
             details[name] = _tried(
                 setup, changes, lambda runner: _prefill(setup, runner, count, length, rate)
@@ -61,9 +63,13 @@ def prefill(setup: Setup) -> Details:
     return details
 
 
+def _variants(setup: Setup) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, changes) for name, changes in VARIANTS.items() if setup.on_cuda or name in FEW]
+
+
 def _tried(setup: Setup, changes: dict[str, Any], measure: Callable[[Runner], Details]) -> Details:
     """Measure with a runner of the shape, alone on the device; or say why it is refused."""
-    with uncompiled_flex(setup), dummy_checkpoint(setup.shape) as folder:
+    with dummy_checkpoint(setup.shape) as folder:
         settings: dict[str, Any] = {
             "folder": folder,
             "config": ModelConfig.from_folder(folder),
