@@ -31,6 +31,7 @@ from .layers import (
 )
 from .parallel import TensorParallel, heads_of_rank
 from .params import Quantization
+from .transfer import to_device
 
 
 class LayerGroupPlan(NamedTuple):
@@ -270,26 +271,29 @@ class Gemma2(nn.Module):
     def _blocks(self) -> list[Gemma2Layer]:
         return cast("list[Gemma2Layer]", list(self.layers))
 
-    def plan(self, batch: PackedBatch, backend: AttentionBackend, page_size: int) -> StepPlan:
-        """Prepare one step's attention."""
+    def plan(
+        self,
+        batch: PackedBatch,
+        backend: AttentionBackend,
+        page_size: int,
+        device: torch.device | None = None,
+    ) -> StepPlan:
+        """Prepare one step's attention, on the model's device or another."""
+        device = device or self.device
+
+        def attention(part: PackedBatch, kind: LayerKind) -> Any:
+            window = self.config.sliding_window if kind == "sliding_attention" else None
+            return backend.plan(part, part.groups[kind], page_size, window, device)
+
         groups = {
-            kind: LayerGroupPlan(
-                self._attention(batch, kind, backend, page_size),
-                torch.from_numpy(layout.slots).to(self.device),
-            )
+            kind: LayerGroupPlan(attention(batch, kind), to_device(layout.slots, device))
             for kind, layout in batch.groups.items()
         }
         if batch.tail_lens is None:
             return StepPlan(groups, None)
         rows, kind = batch.tail_rows, self.config.layer_types[-1]
-        plan = self._attention(batch.tails(kind), kind, backend, page_size) if len(rows) else None
-        return StepPlan(groups, TailPlan(torch.from_numpy(rows).to(self.device), plan))
-
-    def _attention(
-        self, batch: PackedBatch, kind: LayerKind, backend: AttentionBackend, page_size: int
-    ) -> Any:
-        window = self.config.sliding_window if kind == "sliding_attention" else None
-        return backend.plan(batch, batch.groups[kind], page_size, window, self.device)
+        plan = attention(batch.tails(kind), kind) if len(rows) else None
+        return StepPlan(groups, TailPlan(to_device(rows, device), plan))
 
     @torch.inference_mode()
     def forward(

@@ -21,6 +21,7 @@ class KVCache:
         num_pages: page ids are 0 .. num_pages - 1.
         page_size: tokens per page; a slot is page * page_size + offset.
         kv_heads: KV heads of this rank.
+        clear: fill it with zeros, for attention that reads whole pages.
     """
 
     def __init__(
@@ -31,12 +32,16 @@ class KVCache:
         kv_heads: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        clear: bool = False,
     ) -> None:
         self.page_size = page_size
         self._index = _index_within_kind(config.layer_types)
         shape = (_tensors(config), 2, num_pages, page_size, kv_heads, config.head_dim)
-        # Left as it is: nobody reads a slot before it was written.
+        # Else left as it is: nobody reads a slot before it was written.
         self._pages = torch.empty(shape, dtype=dtype, device=device)
+        if clear:
+            self._pages.zero_()
 
     @staticmethod
     def bytes_per_page(

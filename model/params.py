@@ -16,9 +16,9 @@ from .errors import ParameterError
 
 DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
-AttentionName = Literal["auto", "reference", "native", "flash"]
-KernelsName = Literal["auto", "plain", "native"]
-Quantization = Literal["none", "int8"]
+AttentionName = Literal["auto", "reference", "native", "flash", "triton", "flex"]
+KernelsName = Literal["auto", "plain", "native", "triton"]
+Quantization = Literal["none", "int8", "fp8"]
 SchedulePolicy = Literal["shard", "fcfs"]
 
 TokenId = Annotated[int, Field(ge=0)]
@@ -155,7 +155,8 @@ class EngineConfig(Settings):
         kernels: what computes the rest of a layer; "auto" is the fastest that works here.
         quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
             activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
-            are.
+            are. "fp8" does the same in float8_e4m3fn, on GPUs from compute capability 8.9 on.
+        cuda_graphs: replay captured decode steps on CUDA, where one rank computes alone.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
     """
@@ -175,4 +176,5 @@ class EngineConfig(Settings):
     attention: AttentionName = "auto"
     kernels: KernelsName = "auto"
     quantization: Quantization = "none"
+    cuda_graphs: bool = True
     threads: int | None = Field(default=None, ge=1)

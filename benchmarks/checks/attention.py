@@ -1,12 +1,15 @@
 """The attention backends against the plain one in float32 on a CPU."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import flex_attention as torch_flex
 
-from model.attention import AttentionBackend, FlashAttention, ReferenceAttention
+from model.attention import AttentionBackend, FlashAttention, ReferenceAttention, choose
 from model.batch import GroupLayout, PackedBatch
 
 from .environment import Details, Setup, error_of, require
@@ -42,6 +45,38 @@ def flash(setup: Setup) -> Details:
             label = f"head_dim {head_dim} {name}"
             details[label] = require(error, BF16_ERROR, label)
     return details
+
+
+def triton_attention(setup: Setup) -> Details:
+    """Run our own Triton programs likewise."""
+    setup.need_cuda()
+    details: Details = {}
+    for head_dim in (128, 256):
+        backend = choose("triton", setup.device, torch.bfloat16, head_dim)
+        for name, error in _errors(setup, backend, head_dim, torch.bfloat16):
+            label = f"head_dim {head_dim} {name}"
+            details[label] = require(error, BF16_ERROR, label)
+    return details
+
+
+def flex(setup: Setup) -> Details:
+    """Run FlexAttention over pages likewise: compiled on a GPU, as written on a CPU."""
+    details: Details = {}
+    for head_dim in (128, 256):
+        backend = choose("flex", setup.device, torch.bfloat16, head_dim)
+        with uncompiled_flex(setup):
+            errors = list(_errors(setup, backend, head_dim, torch.bfloat16))
+        for name, error in errors:
+            label = f"head_dim {head_dim} {name}"
+            details[label] = require(error, BF16_ERROR, label)
+    return details
+
+
+def uncompiled_flex(setup: Setup) -> AbstractContextManager[object]:
+    """Let a CPU run FlexAttention as written: torch would trace it anew for each shape."""
+    if setup.on_cuda:
+        return nullcontext()
+    return mock.patch.object(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", new=True)
 
 
 def _errors(

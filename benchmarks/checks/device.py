@@ -1,4 +1,4 @@
-"""The machine and its libraries: versions, ceilings, fp8, CUDA graphs, FlexAttention, NCCL.
+"""The machine and its libraries: versions, ceilings, fp8, CUDA graphs, NCCL.
 
 Nothing of this project is imported: these run before its dependencies are in place.
 """
@@ -14,11 +14,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from .environment import Details, Setup, error_of, require
+from .environment import Details, Setup, error_of, require, significant
 
-PACKAGES = ("torch", "triton", "transformers", "flash-attn", "safetensors", "pydantic", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "flash-attn", "numpy")
+# Without these the model can't be imported; of the package's dependencies, the others serve Ray,
+# Parquet, S3 and the command line.
+NEEDED = (
+    "filelock",
+    "huggingface-hub",
+    "psutil",
+    "pydantic",
+    "rich",
+    "safetensors",
+    "tokenizers",
+    "transformers",
+    "typing-extensions",
+)
 TOOLS = ("nvcc", "g++", "ninja")
 BF16_ERROR = 1e-2
 
@@ -27,7 +39,8 @@ def versions(setup: Setup) -> Details:
     """Name the device, its driver, and the packages and tools that matter."""
     details: Details = {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in sorted({*PACKAGES, *NEEDED})},
+        "missing": [name for name in NEEDED if _version(name) is None],
         "tools": {name: shutil.which(name) is not None for name in TOOLS},
         "cores": torch.get_num_threads(),
     }
@@ -49,15 +62,9 @@ def versions(setup: Setup) -> Details:
 
 def ceilings(setup: Setup) -> Details:
     """Measure what the device reaches: a large bf16 matmul, and a copy of a large tensor."""
-    size, numbers = (8192, 1 << 31) if setup.on_cuda else (2048, 1 << 27)
-    a = setup.randn(size, size, dtype=torch.bfloat16)
-    b = setup.randn(size, size, dtype=torch.bfloat16)
-    source = torch.zeros(numbers, dtype=torch.bfloat16, device=setup.device)
-    target = torch.empty_like(source)
-    moved = 2 * source.nbytes  # read and written
     return {
-        "bf16_tflops": _significant(2e-12 * size**3 / setup.seconds(lambda: a @ b)),
-        "copy_gb_per_s": _significant(1e-9 * moved / setup.seconds(lambda: target.copy_(source))),
+        "bf16_tflops": significant(1e-12 * setup.matmul_flops_per_s()),
+        "copy_gb_per_s": significant(1e-9 * setup.copy_bytes_per_s()),
     }
 
 
@@ -76,38 +83,8 @@ def fp8(setup: Setup) -> Details:
 
     return {
         "error": require(error_of(scaled(), x.float() @ w.float().t()), 0.06, "fp8 product"),
-        "faster_than_bf16": _significant(setup.seconds(lambda: x @ w.t()) / setup.seconds(scaled)),
+        "faster_than_bf16": significant(setup.seconds(lambda: x @ w.t()) / setup.seconds(scaled)),
     }
-
-
-def flex(setup: Setup) -> Details:
-    """Compile FlexAttention with a soft cap, a window and head_dim 256."""
-    cap, window, length = 50.0, 64, 256
-    q = setup.randn(1, 4, length, 256, dtype=torch.bfloat16)
-    k, v = q[:, :2].clone(), q[:, 2:].clone()
-
-    def capped(
-        score: Tensor, _batch: Tensor, _head: Tensor, _query: Tensor, _key: Tensor
-    ) -> Tensor:
-        return cap * torch.tanh(score / cap)
-
-    def seen(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (query - key < window)
-
-    mask = create_block_mask(seen, 1, 1, length, length, device=setup.kind)
-    compiled = torch.compile(flex_attention)
-
-    def run() -> Tensor:
-        out: Tensor = compiled(q, k, v, score_mod=capped, block_mask=mask, enable_gqa=True)
-        return out
-
-    place = torch.arange(length, device=setup.device)
-    hidden = ~seen(place, place, place[:, None], place[None, :])
-    scores = q.float() @ k.float().repeat_interleave(2, 1).transpose(2, 3) / 16.0
-    weights = (cap * (scores / cap).tanh()).masked_fill(hidden, -torch.inf).softmax(-1)
-    expected = weights @ v.float().repeat_interleave(2, 1)
-    error = require(error_of(run(), expected), BF16_ERROR, "FlexAttention")
-    return {"error": error, "milliseconds": _significant(1e3 * setup.seconds(run))}
 
 
 def cuda_graph(setup: Setup) -> Details:
@@ -136,8 +113,8 @@ def cuda_graph(setup: Setup) -> Details:
     replayed = out.clone()
     return {
         "error": require(error_of(replayed, layer()), 1e-6, "replayed graph"),
-        "eager_us": _significant(1e6 * setup.seconds(layer)),
-        "replay_us": _significant(1e6 * setup.seconds(graph.replay)),
+        "eager_us": significant(1e6 * setup.seconds(layer)),
+        "replay_us": significant(1e6 * setup.seconds(graph.replay)),
     }
 
 
@@ -175,7 +152,3 @@ def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     top = torch.finfo(torch.float8_e4m3fn).max
     scale = x.float().abs().amax(1, keepdim=True) / top
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.4g}")

@@ -5,12 +5,29 @@ B tokens per page, L keys. With G = N / K, query head n reads KV head n // G.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from model.batch import GroupLayout, PackedBatch
+
+
+class StaticPlan(Protocol):
+    """A plan whose values can be replaced in place, by those of another step of decodes.
+
+    A captured CUDA graph is given the next step in this way.
+    """
+
+    def key(self) -> Hashable:
+        """Return what can't be replaced: plans with equal keys can stand in for each other."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return everything else, always in the same order and shapes."""
+
+    def renewed(self) -> Self:
+        """Return a plan with these very tensors, and nothing that was derived of their values."""
 
 
 class AttentionBackend(ABC):
@@ -19,10 +36,15 @@ class AttentionBackend(ABC):
     Attributes:
         name: as users choose it.
         page_size: the page size that suits it best.
+        reads_whole_pages: it weighs slots that no query may see with zero instead of leaving them
+            unread, so whatever they hold must be finite.
+        has_static_plans: its plans are `StaticPlan`s.
     """
 
     name: str
     page_size: int
+    reads_whole_pages: bool = False
+    has_static_plans: bool = False
 
     @abstractmethod
     def plan(

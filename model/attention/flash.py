@@ -1,8 +1,9 @@
 """Attention by the flash-attn package (FlashAttention-2, Dao 2023, arXiv:2307.08691) on CUDA."""
 
 import importlib
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from model.batch import GroupLayout, PackedBatch
 from model.errors import ParameterError
 
 from .base import AttentionBackend
-from .tables import block_table, cumulative
+from .tables import block_table, cumulative, next_power_of_two
 
 # FlashAttention-2 reads paged keys in blocks of a multiple of this.
 PAGE_MULTIPLE = 256
@@ -30,6 +31,18 @@ class FlashPlan:
     block_table: Tensor
     window_size: tuple[int, int]
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return what differs between steps of decodes with the same `key`."""
+        return self.cu_seqlens_k, self.block_table
+
+    def key(self) -> Hashable:
+        """Return what a captured call can't be told anew."""
+        return len(self.cu_seqlens_q), self.max_seqlen_k, self.window_size
+
+    def renewed(self) -> Self:
+        """Return itself: nothing is made of the tensors' values."""
+        return self
+
 
 class FlashAttention(AttentionBackend):
     """flash_attn_varlen_func over page tables.
@@ -40,6 +53,8 @@ class FlashAttention(AttentionBackend):
 
     name = "flash"
     page_size = PAGE_MULTIPLE
+    reads_whole_pages = True
+    has_static_plans = True
 
     def __init__(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
         if device.type != "cuda":
@@ -69,7 +84,11 @@ class FlashAttention(AttentionBackend):
         window: int | None,
         device: torch.device,
     ) -> FlashPlan:
-        """Build the lengths and the block table; see `FlashPlan`."""
+        """Build the lengths and the block table; see `FlashPlan`.
+
+        The longest length of steps that are all decodes is rounded up to a power of two, so that
+        there are few kinds of them.
+        """
         if page_size % PAGE_MULTIPLE:
             raise ParameterError(
                 f"page_size={page_size}: attention='flash' needs a multiple of {PAGE_MULTIPLE}"
@@ -80,12 +99,14 @@ class FlashAttention(AttentionBackend):
         longest = int(key_lens.max())
         # A window that nobody leaves is no window: the kernel then packs the heads of a group.
         slides = window is not None and longest > window
+        if len(batch.token_ids) == len(batch.query_lens):
+            longest = next_power_of_two(longest)
         return FlashPlan(
             cu_seqlens_q=cumulative(batch.query_lens, np.int32, device),
             cu_seqlens_k=cumulative(key_lens, np.int32, device),
             max_seqlen_q=int(batch.query_lens.max()),
             max_seqlen_k=longest,
-            block_table=block_table(layout.tables, device),
+            block_table=block_table(layout.tables, device, -(-longest // page_size)),
             window_size=(window - 1, 0) if slides and window is not None else (-1, -1),
         )
 

@@ -81,6 +81,7 @@ class EngineCore:
             quantization=config.quantization,
             page_size=config.page_size,
             threads=_threads(config, device_type),
+            cuda_graphs=config.cuda_graphs,
         )
         self.dtype = setup.dtype
         self.max_model_len = self.model_config.model_len(config.max_model_len)

@@ -13,9 +13,13 @@ from model.batch import PackedBatch
 from model.checkpoint import load
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
+from model.kernels.fp8 import require_fp8
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
+from model.transfer import to_device
+
+from .graphs import CudaRecorder, DecodeGraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class RankSetup:
         quantization: of the layers' linears.
         page_size: tokens per page, or None for the backend's choice.
         threads: CPU threads, or None for torch's choice.
+        cuda_graphs: replay captured decode steps on CUDA.
     """
 
     folder: Path
@@ -43,6 +48,7 @@ class RankSetup:
     quantization: Quantization
     page_size: int | None
     threads: int | None
+    cuda_graphs: bool = True
 
     def device(self, rank: int) -> torch.device:
         """Return the device of a rank."""
@@ -59,6 +65,10 @@ class Runner:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         self.device = setup.device(tp.rank)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # Triton launches on the current one
+        if setup.quantization == "fp8":
+            require_fp8(self.device)
         self.config = setup.config
         self.dtype: torch.dtype = getattr(torch, setup.dtype)
         self.backend = attention.choose(
@@ -72,6 +82,13 @@ class Runner:
         )
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._captures = (
+            setup.cuda_graphs
+            and tp.size == 1
+            and self.device.type == "cuda"
+            and self.backend.has_static_plans
+        )
 
     @property
     def bytes_per_page(self) -> int:
@@ -81,8 +98,18 @@ class Runner:
     def allocate(self, num_pages: int) -> None:
         """Set the pages of the KV cache aside."""
         self._cache = KVCache(
-            self.config, num_pages, self.page_size, self._kv_heads, self.dtype, self.device
+            self.config,
+            num_pages + (1 if self._captures else 0),  # where steps that are filled up write
+            self.page_size,
+            self._kv_heads,
+            self.dtype,
+            self.device,
+            clear=self.backend.reads_whole_pages,
         )
+        if self._captures:
+            self._graphs = DecodeGraphs(
+                self.model, self._cache, num_pages, self.backend, CudaRecorder()
+            )
 
     @torch.inference_mode()
     def run(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
@@ -95,13 +122,16 @@ class Runner:
         cache = self._cache
         assert cache is not None, "allocate() comes first"
         cache.copy_pages(batch.copies)
-        hidden = self.model(
-            self._tensor(batch.token_ids),
-            self._tensor(batch.positions),
-            cache,
-            self.model.plan(batch, self.backend, self.page_size),
-            self.backend,
-        )
+        if self._graphs is not None and self._graphs.takes(batch):
+            hidden = self._graphs.run(batch)
+        else:
+            hidden = self.model(
+                self._tensor(batch.token_ids),
+                self._tensor(batch.positions),
+                cache,
+                self.model.plan(batch, self.backend, self.page_size),
+                self.backend,
+            )
         if not len(batch.logit_rows):
             return hidden, None
         return hidden, self.model.logits(hidden[self._tensor(batch.logit_rows)])
@@ -112,4 +142,4 @@ class Runner:
         return self.model.score(hidden)
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        return to_device(values, self.device)

@@ -1,7 +1,8 @@
 """The arithmetic around attention: one interface, several implementations.
 
 `PlainKernels` is plain torch, for any device and dtype, and the yardstick of the others.
-`NativeKernels` runs bfloat16 on CPUs with AVX-512 through the compiled library of this package.
+`NativeKernels` runs bfloat16 on CPUs with AVX-512 through the compiled library of this package,
+and `TritonKernels` on CUDA.
 """
 
 import logging
@@ -11,6 +12,7 @@ import torch
 from model.errors import ParameterError
 from model.params import KernelsName
 
+from . import triton
 from .base import Kernels, Linear, TokenTable
 from .native import NativeKernels, why_not
 from .plain import PlainKernels
@@ -26,12 +28,18 @@ def choose(name: KernelsName, device: torch.device, dtype: torch.dtype) -> Kerne
     """
     if name == "plain":
         return PlainKernels()
-    obstacle = why_not(device, dtype)
-    if obstacle is None:
-        return NativeKernels()
-    if name == "native":
-        raise ParameterError(f"kernels='native': {obstacle}; use 'auto' or 'plain'")
-    if device.type == "cpu" and dtype == torch.bfloat16:
+    on_cuda = device.type == "cuda"
+    if name == "triton" or (name == "auto" and on_cuda):
+        obstacle = triton.why_not(device)
+        if obstacle is None:
+            return triton.load()
+    else:
+        obstacle = why_not(device, dtype)
+        if obstacle is None:
+            return NativeKernels()
+    if name != "auto":
+        raise ParameterError(f"kernels={name!r}: {obstacle}; use 'auto' or 'plain'")
+    if on_cuda or dtype == torch.bfloat16:
         logging.getLogger(__name__).warning(
             "computing in plain torch, which is slower: %s", obstacle
         )

@@ -12,6 +12,7 @@ from model.kv_cache import KVCache
 from model.params import Quantization
 
 from .base import Kernels, Linear, TokenTable
+from .fp8 import Fp8Linear
 from .int8 import PlainInt8Linear
 
 
@@ -27,6 +28,8 @@ class PlainKernels(Kernels):
         """Return torch's own linear, or one in eight bits."""
         if quantization == "int8":
             return PlainInt8Linear(weight_ND, bias_N)
+        if quantization == "fp8":
+            return Fp8Linear(weight_ND, bias_N)
         return PlainLinear(weight_ND, bias_N)
 
     def gated(self, weight_FD: Tensor, quantization: Quantization) -> Linear:
