@@ -235,5 +235,9 @@ def _parts(key_lens: Ints, window: int) -> int:
 
 
 def _chunks(key_lens: Ints) -> int:
-    """Return how many parts of CHUNK positions the longest of some sequences has, rounded up."""
-    return next_power_of_two(-(-int(key_lens.max()) // CHUNK))
+    """Return how many parts of CHUNK positions the longest of some sequences has, rounded up.
+
+    To a power of four: each number is compiled for, and captured with each number of decodes.
+    """
+    count = next_power_of_two(-(-int(key_lens.max()) // CHUNK))
+    return count if count.bit_length() % 2 else 2 * count
