@@ -18,6 +18,8 @@ from .environment import Details, Setup, significant
 # 1024 in and 128 out; 100 to 1024 both ways; 6144 in and 1024 out: see `benchmarks.workloads`.
 GENERATE = ("random:256", "mixed:256", "long:64")
 CLASSIFY = "classify:512"
+# Of a decode: the ends of the kinds of steps that attention knows.
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 PEER = "random:64"
 SMALL_GENERATE = ("random:3:0.03", "mixed:3:0.03")
 SMALL_CLASSIFY, SMALL_PEER = "classify:3:0.1", "random:3:0.03"
@@ -28,9 +30,8 @@ def generate(setup: Setup) -> Details:
     details: Details = {}
     with dummy_checkpoint(setup.shape) as folder, _engine(setup, folder) as engine:
         for text in GENERATE if setup.on_cuda else SMALL_GENERATE:
-            workload = Workload.parse(text)
-            _generate(engine, workload.warm_up())
-            requests = workload.requests()
+            requests = Workload.parse(text).requests()
+            _warm_up(engine, requests)
             start = time.perf_counter()
             _generate(engine, requests)
             seconds = time.perf_counter() - start
@@ -81,6 +82,22 @@ def transformers(setup: Setup) -> Details:
 
 def _engine(setup: Setup, folder: Any) -> Engine:
     return Engine(EngineConfig(checkpoint=str(folder), dtype="bfloat16", device=setup.kind))
+
+
+def _warm_up(engine: Engine, requests: list[Request]) -> None:
+    """Compile and capture what the requests will need, in a few steps.
+
+    Batches drain from as many sequences to one, halving with each step, beside one that is as long
+    as any of each kind.
+    """
+    count = len(requests)
+    longest = max(len(request.prompt) + request.output_len for request in requests)
+    for length in sorted({min(length, longest) for length in LENGTHS}):
+        short = [
+            Request([2, 400 + i], 2 + count.bit_length() - i.bit_length()) for i in range(count)
+        ]
+        short[0] = Request([2] * (length - short[0].output_len), short[0].output_len)
+        _generate(engine, short)
 
 
 def _generate(engine: Engine, requests: list[Request]) -> None:

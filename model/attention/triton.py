@@ -204,7 +204,10 @@ class TritonAttention(AttentionBackend):
 
 
 def _tiles(batch: PackedBatch, sequences: Ints, height: int, device: torch.device) -> Tensor:
-    """Cut some sequences' queries into tiles of `height`: [tiles, 4], see `TritonTiles`."""
+    """Cut some sequences' queries into tiles of `height`: [tiles, 4], see `TritonTiles`.
+
+    Those that see the most keys come first: a long one begun last would run alone in the end.
+    """
     lengths = batch.query_lens[sequences]
     counts = -(-lengths // height)
     owner = np.repeat(sequences, counts)
@@ -219,7 +222,8 @@ def _tiles(batch: PackedBatch, sequences: Ints, height: int, device: torch.devic
         ],
         axis=1,
     )
-    return to_device(tiles.astype(np.int32), device)
+    longest_first = np.argsort(-tiles[:, 3], kind="stable")
+    return to_device(tiles[longest_first].astype(np.int32), device)
 
 
 def _parts(key_lens: Ints, window: int) -> int:
@@ -231,5 +235,9 @@ def _parts(key_lens: Ints, window: int) -> int:
 
 
 def _chunks(key_lens: Ints) -> int:
-    """Return how many parts of CHUNK positions the longest of some sequences has, rounded up."""
-    return next_power_of_two(-(-int(key_lens.max()) // CHUNK))
+    """Return how many parts of CHUNK positions the longest of some sequences has, rounded up.
+
+    To a power of four: each number is compiled for, and captured with each number of decodes.
+    """
+    count = next_power_of_two(-(-int(key_lens.max()) // CHUNK))
+    return count if count.bit_length() % 2 else 2 * count

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.attention import TritonAttention
-from model.attention.triton import CHUNK, TILE_QUERIES
+from model.attention.triton import CHUNK, NO_WINDOW, TILE_QUERIES, _parts
 from model.errors import ParameterError
 from model.kernels import triton
 
@@ -81,6 +81,14 @@ def test_a_decode_does_not_depend_on_its_batch(backend: TritonAttention) -> None
         alone.append(case.run(backend, DEVICE))
         case.batch, case.layout, case.q = batch, layout, q
     assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    ("longest", "window", "parts"),
+    [(1, None, 1), (CHUNK, None, 1), (CHUNK + 1, None, 4), (2049, None, 16), (8192, 4096, 9)],
+)
+def test_decodes_have_few_numbers_of_parts(longest: int, window: int | None, parts: int) -> None:
+    assert _parts(np.array([1, longest]), window or NO_WINDOW) == parts
 
 
 def test_it_is_refused_where_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
