@@ -27,7 +27,7 @@ class Int8Weight(NamedTuple):
 def quantize(x_ND: Tensor) -> Int8Weight:
     """Round each row to multiples of its largest magnitude / 127."""
     scale_N = x_ND.abs().amax(-1).float().clamp_(min=1e-30) / 127
-    values = x_ND.float().div_(scale_N[:, None]).round_().to(torch.int8)
+    values = (x_ND.float() / scale_N[:, None]).round_().to(torch.int8)
     return Int8Weight(values, scale_N)
 
 

@@ -83,7 +83,9 @@ def test_native_int8_is_plain_int8(rows: int) -> None:
 def test_plain_int8(rows: int, dtype: torch.dtype) -> None:
     weight, bias, x = (t.to(dtype) for t in (normal(40, 64), normal(40), normal(rows, 64, seed=1)))
     want = x.float() @ weight.float().T + bias.float()
+    given = x.clone()
     got = PLAIN.linear(weight, bias, "int8")(x)
+    assert torch.equal(x, given)
     assert got.dtype == dtype
     assert error(got, want) < INT8_ERROR
 
