@@ -8,6 +8,7 @@ import enum
 import torch
 from torch import Tensor
 
+from model.huge_pages import prefer_huge_pages
 from model.kernels.base import Linear, TokenTable
 from model.kernels.int8 import quantize
 
@@ -49,7 +50,7 @@ class PackedLinear(Linear):
         self._width = width // 2 if finish is Finish.GEGLU else width
         self._panels = len(order) // PANEL
         self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
-        self.values = torch.empty(len(order), self._depth, dtype=torch.bfloat16)
+        self.values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.bfloat16))
         self.nbytes = self.values.nbytes
         weight_ND = weight_ND.contiguous()
         library.pack_bf16(
@@ -104,7 +105,7 @@ class PackedInt8Linear(Linear):
         self._scale = _ordered(weight.scale, order)
         # The activations are stored plus 128, for the unsigned side of the instruction.
         self._offset = _ordered(128 * weight.values.sum(-1, dtype=torch.int32), order)
-        self._values = torch.empty(len(order), self._depth, dtype=torch.int8)
+        self._values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.int8))
         self.nbytes = self._values.nbytes + self._scale.nbytes + self._offset.nbytes
         library.pack_int8(
             weight.values.data_ptr(),
