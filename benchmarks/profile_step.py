@@ -31,7 +31,7 @@ from benchmarks.contenders import Gemmaray, Spec
 from benchmarks.offline import setting
 from benchmarks.report import TABLE_WIDTH
 from benchmarks.workloads import Request, Workload
-from model import gemma2, layers
+from model import block, gemma2, layers
 from model.attention import AttentionBackend
 from model.detokenizer import Detokenizer
 from model.engine import core, queries
@@ -66,10 +66,10 @@ PARTS = (
     Part("sample", "model", queries, "sample"),
     Part("head", "model", gemma2.Gemma2, "logits"),
     Part("rest of forward", "model", gemma2.Gemma2, "forward"),
-    Part("residuals", "model", gemma2.Gemma2Layer, "forward"),
+    Part("residuals", "model", block.Gemma2Layer, "forward"),
     Part("norms", "model", layers.RMSNorm, "forward"),
     Part("norms", "model", layers.RMSNorm, "add"),
-    Part("rest of attention", "model", gemma2.Gemma2Attention, "forward"),
+    Part("rest of attention", "model", block.Gemma2Attention, "forward"),
     Part("linears", "model", layers.ColumnParallelLinear, "forward"),
     Part("linears", "model", layers.RowParallelLinear, "forward"),
     Part("rest of MLP", "model", layers.GatedMLP, "forward"),

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from model.attention import AttentionBackend
 from model.batch import GroupLayout, Ints, LayerKind, PackedBatch
-from model.gemma2 import Gemma2, LayerGroupPlan, StepPlan
+from model.block import AttentionPlan, LayerGroupPlan
+from model.gemma2 import Gemma2
 from model.kv_cache import KVCache
 from model.transfer import refill, to_device
 
@@ -98,7 +99,7 @@ class DecodeGraphs:
                 kind: plan._replace(attention=plan.attention.renewed())
                 for kind, plan in plans.items()
             }
-            step = StepPlan(fresh, tail=None)
+            step = AttentionPlan(fresh, tail=None)
             hidden: Tensor = self._model(token_ids, positions, self._cache, step, self._backend)
             return hidden
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from model import Embed, Generate, PromptLogprobs, SamplingParams
 from model.batch import GroupLayout, PackedBatch
+from model.block import AttentionPlan
 from model.engine.step import StepPlan
 from model.gemma2 import Gemma2
-from model.gemma2 import StepPlan as Attention
 from tests.model.helpers import random_ids
 
 from .conftest import MakeEngine
@@ -86,7 +86,7 @@ def last_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(self: Gemma2, *args: Any, **kwargs: Any) -> Tensor:
         out = forward(self, *args, **kwargs)
-        assert isinstance(args[3], Attention)
+        assert isinstance(args[3], AttentionPlan)
         seen.append(len(out))
         return out
 
