@@ -187,3 +187,9 @@ def test_without_a_compiler_the_build_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", "")
     with pytest.raises(build.BuildError, match=r"no C\+\+ compiler: install g\+\+"):
         build.build()
+
+
+def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(build.BuildError, match=r"/nowhere/c\+\+ can't be run: No such file"):
+        build.build()

@@ -70,7 +70,10 @@ def _compile(compiler: str, source: Path, objects: Path) -> None:
 
 
 def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        raise BuildError(f"{command[0]} can't be run: {error.strerror}") from error
     if result.returncode:
         raise BuildError(f"{command[0]} failed:\n{result.stderr.strip()[-2000:]}")
 
