@@ -70,11 +70,9 @@ class Gemma2Attention(nn.Module):
         self._kernels: Kernels
         self.layer_index = layer_index
         self.kind = config.layer_types[layer_index]
-        self.head_dim = config.head_dim
         self.scale = config.query_pre_attn_scalar**-0.5
         self.softcap = config.attn_logit_softcapping
         heads = heads_of_rank(config, tp.rank, tp.size)
-        self.num_query, self.num_kv = heads.num_query, heads.num_kv
         q_width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
         q_part = _widen(heads.query, config.head_dim)

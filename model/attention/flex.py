@@ -27,7 +27,7 @@ from model.errors import ParameterError
 from model.transfer import to_device
 
 from .base import AttentionBackend
-from .tables import next_power_of_two
+from .tables import cut, next_power_of_two
 
 PAGE_SIZE = 128
 TILE_ROWS = 128
@@ -240,14 +240,9 @@ class _Tiler:
         """Cut some sequences' queries into tiles of this many rows; None if there are none."""
         if not len(sequences):
             return None
-        counts = -(-self.batch.query_lens[sequences] // height)
-        owner = np.repeat(sequences, counts)
-        within = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)) * height
-        heights = np.minimum(self.batch.query_lens[owner] - within, height)
-        starts = np.cumsum(self.batch.query_lens) - self.batch.query_lens
+        owner, starts, heights, first = cut(self.batch, sequences, height)
         row = np.arange(height)
-        rows = (starts[owner] + within)[:, None] + np.minimum(row, heights[:, None] - 1)
-        first = self.batch.key_lens[owner] - self.batch.query_lens[owner] + within
+        rows = starts[:, None] + np.minimum(row, heights[:, None] - 1)
         spans = self._spans(owner, first, first + heights - 1)
         width = -(-int(spans[:, 1].max()) // PAGES_MULTIPLE) * PAGES_MULTIPLE
         pages, key_starts = self._lists(owner, spans, width)

@@ -1,11 +1,13 @@
 """The arrays that attention kernels want of a step."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batch import Ints
+from model.batch import Ints, PackedBatch
 from model.transfer import to_device
 
 
@@ -26,6 +28,37 @@ def block_table(tables: tuple[Ints, ...], device: torch.device, least: int = 0) 
     for row, table in zip(stacked, tables, strict=True):
         row[: len(table)] = table
     return to_device(stacked, device)
+
+
+class Tiles(NamedTuple):
+    """Runs of queries, each of one sequence.
+
+    Attributes:
+        owner: [b] the sequence.
+        row: [b] of the step, of the first query.
+        height: [b] queries.
+        position: [b] of the first query.
+    """
+
+    owner: Ints
+    row: Ints
+    height: Ints
+    position: Ints
+
+
+def cut(batch: PackedBatch, sequences: Ints, height: int) -> Tiles:
+    """Cut some sequences' queries into tiles of at most `height`, in their order."""
+    counts = -(-batch.query_lens[sequences] // height)
+    owner = np.repeat(sequences, counts)
+    within = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)) * height
+    starts = np.cumsum(batch.query_lens) - batch.query_lens
+    lengths = batch.query_lens[owner]
+    return Tiles(
+        owner=owner,
+        row=starts[owner] + within,
+        height=np.minimum(lengths - within, height),
+        position=batch.key_lens[owner] - lengths + within,
+    )
 
 
 def next_power_of_two(count: int) -> int:

@@ -18,7 +18,7 @@ from model.kernels import triton
 from model.transfer import to_device
 
 from .base import AttentionBackend
-from .tables import block_table, next_power_of_two
+from .tables import block_table, cut, next_power_of_two
 
 PAGE_SIZE = 64
 # Keys that a program reads at once; a block lies in one page.
@@ -208,20 +208,7 @@ def _tiles(batch: PackedBatch, sequences: Ints, height: int, device: torch.devic
 
     Those that see the most keys come first: a long one begun last would run alone in the end.
     """
-    lengths = batch.query_lens[sequences]
-    counts = -(-lengths // height)
-    owner = np.repeat(sequences, counts)
-    within = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)) * height
-    starts = np.cumsum(batch.query_lens) - batch.query_lens
-    tiles = np.stack(
-        [
-            owner,
-            starts[owner] + within,
-            np.minimum(batch.query_lens[owner] - within, height),
-            batch.key_lens[owner] - batch.query_lens[owner] + within,
-        ],
-        axis=1,
-    )
+    tiles = np.stack(cut(batch, sequences, height), axis=1)
     longest_first = np.argsort(-tiles[:, 3], kind="stable")
     return to_device(tiles[longest_first].astype(np.int32), device)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from model.attention import AttentionBackend
+from model.attention.tables import next_power_of_two
 from model.batch import GroupLayout, Ints, LayerKind, PackedBatch
 from model.block import AttentionPlan, LayerGroupPlan
 from model.gemma2 import Gemma2
@@ -142,7 +143,7 @@ class CudaRecorder:
 
 def bucket(sequences: int) -> int:
     """Return the number of sequences that a step is padded to: the next power of two."""
-    return 1 << (sequences - 1).bit_length()
+    return next_power_of_two(sequences)
 
 
 def pad(batch: PackedBatch, size: int, spare_page: int, page_size: int) -> PackedBatch:

@@ -4,8 +4,6 @@ Each step serves decodes first, then prompts that were begun, then new ones (see
 a fixed budget of tokens.
 """
 
-from collections.abc import Iterator
-
 from model.hybrid_cache import HybridCache
 from model.params import SchedulePolicy
 
@@ -52,11 +50,6 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
         return bool(self.running or self.admitter.waiting)
-
-    def sequences(self) -> Iterator[Sequence]:
-        """Every sequence that is running."""
-        for admission in self.running.values():
-            yield from admission.sequences
 
     def add(self, admission: Admission) -> None:
         """Queue a request. It must fit into an empty engine: the caller has checked."""

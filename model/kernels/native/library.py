@@ -12,11 +12,11 @@ _SIGNATURES: dict[str, list[type]] = {
     "pack_int8": [c_void_p, c_long, c_void_p, c_long, c_void_p, c_int],
     "linear_bf16": [
         *[c_void_p, c_long, c_long, c_long, c_void_p, c_long, c_void_p],
-        *[c_int, c_float, c_void_p, c_long, c_long, c_int],
+        *[c_int, c_float, c_void_p, c_long, c_int],
     ],
     "linear_int8": [
         *[c_void_p, c_void_p, c_long, c_long, c_void_p, c_void_p, c_void_p, c_long, c_void_p],
-        *[c_int, c_float, c_void_p, c_long, c_long, c_int],
+        *[c_int, c_float, c_void_p, c_long, c_int],
     ],
     "embed": [c_void_p, c_long, c_void_p, c_long, c_float, c_void_p, c_int],
     "rms_norm": [c_void_p, c_void_p, c_float, c_long, c_long, c_void_p, c_int],

@@ -4,6 +4,7 @@ Shape suffixes are those of `model.kernels.base`.
 """
 
 import enum
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class Finish(enum.IntEnum):
     SOFT_CAP = 2
 
 
-class PackedLinear(Linear):
-    """x -> finish(x W^T + bias) in bfloat16.
+class _Packed(Linear):
+    """What packed weights of either kind have in common.
 
     Args:
         library: compiled.
@@ -44,16 +45,28 @@ class PackedLinear(Linear):
         finish: Finish = Finish.PLAIN,
     ) -> None:
         width, self._depth = weight_ND.shape
-        order = _order(width, gated=finish is Finish.GEGLU)
+        gated = finish is Finish.GEGLU
+        order = _order(width, gated=gated)
         self._library = library
         self._finish = finish
-        self._width = width // 2 if finish is Finish.GEGLU else width
+        self._width = width // 2 if gated else width
         self._panels = len(order) // PANEL
         self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
+        self._pack(weight_ND, order)
+
+    @abstractmethod
+    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
+        """Keep the weight's rows in this order, in panels."""
+
+
+class PackedLinear(_Packed):
+    """x -> finish(x W^T + bias) in bfloat16."""
+
+    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
         self.values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.bfloat16))
         self.nbytes = self.values.nbytes
         weight_ND = weight_ND.contiguous()
-        library.pack_bf16(
+        self._library.pack_bf16(
             weight_ND.data_ptr(),
             self._depth,
             order.data_ptr(),
@@ -78,36 +91,22 @@ class PackedLinear(Linear):
             softcap or 0.0,
             out_TN.data_ptr(),
             self._width,
-            self._width,
             torch.get_num_threads(),
         )
         return out_TN
 
 
-class PackedInt8Linear(Linear):
+class PackedInt8Linear(_Packed):
     """The same with weights and activations in eight bits; see `model.kernels.int8`."""
 
-    def __init__(
-        self,
-        library: Library,
-        weight_ND: Tensor,
-        bias_N: Tensor | None = None,
-        finish: Finish = Finish.PLAIN,
-    ) -> None:
-        width, self._depth = weight_ND.shape
-        order = _order(width, gated=finish is Finish.GEGLU)
+    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
         weight = quantize(weight_ND)
-        self._library = library
-        self._finish = finish
-        self._width = width // 2 if finish is Finish.GEGLU else width
-        self._panels = len(order) // PANEL
-        self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
         self._scale = _ordered(weight.scale, order)
         # The activations are stored plus 128, for the unsigned side of the instruction.
         self._offset = _ordered(128 * weight.values.sum(-1, dtype=torch.int32), order)
         self._values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.int8))
         self.nbytes = self._values.nbytes + self._scale.nbytes + self._offset.nbytes
-        library.pack_int8(
+        self._library.pack_int8(
             weight.values.data_ptr(),
             self._depth,
             order.data_ptr(),
@@ -145,7 +144,6 @@ class PackedInt8Linear(Linear):
             self._finish,
             0.0,
             out_TN.data_ptr(),
-            self._width,
             self._width,
             threads,
         )

@@ -13,9 +13,8 @@ struct Job {
   const void* x;       // [rows, depth] bfloat16, or uint8 = int8 + 128
   long stride;         // of x, in elements
   const void* panels;  // packed weights
-  void* out;           // [rows, out_stride] bfloat16
-  long out_stride;
-  long rows, depth, width;  // width counts the columns of out
+  bf16* out;           // [rows, width]
+  long rows, depth, width;
   const float* x_scale;     // [rows] of int8 rows
   const float* scale;       // [packed columns] of int8 weights
   const int32_t* offset;    // [packed columns] 128 * sum of the int8 weights
@@ -34,7 +33,7 @@ inline Vec value(const Job& job, __m512i sum, long row, long column) {
 }
 
 inline void finish(const Job& job, Vec left, Vec right, long row, long panel) {
-  bf16* out = (bf16*)job.out + row * job.out_stride;
+  bf16* out = job.out + row * job.width;
   const long first = panel * PANEL;
   if (job.bias) {
     left = _mm512_add_ps(left, _mm512_loadu_ps(job.bias + first));
@@ -142,18 +141,18 @@ void gemmaray_pack_int8(const int8_t* weight, long depth, const long* order, lon
 
 void gemmaray_linear_bf16(const bf16* x, long stride, long rows, long depth, const bf16* packed,
                           long panels, const float* bias, int finish, float cap, bf16* out,
-                          long out_stride, long width, int threads) {
-  const Job job = {x,       stride,  packed,  out,  out_stride, rows, depth,
-                   width,   nullptr, nullptr, nullptr, bias,    cap,  finish};
+                          long width, int threads) {
+  const Job job = {x,     stride,  packed,  out,     rows, depth,
+                   width, nullptr, nullptr, nullptr, bias, cap,   finish};
   multiply<Bf16>(job, panels, threads);
 }
 
 void gemmaray_linear_int8(const uint8_t* x, const float* x_scale, long rows, long depth,
                           const int8_t* packed, const float* scale, const int32_t* offset,
                           long panels, const float* bias, int finish, float cap, bf16* out,
-                          long out_stride, long width, int threads) {
-  const Job job = {x,     depth,   packed, out,    out_stride, rows, depth,
-                   width, x_scale, scale,  offset, bias,       cap,  finish};
+                          long width, int threads) {
+  const Job job = {x,     depth,   packed, out,    rows, depth,
+                   width, x_scale, scale,  offset, bias, cap,   finish};
   multiply<Int8>(job, panels, threads);
 }
 
