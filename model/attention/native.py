@@ -12,10 +12,13 @@ from model.errors import ParameterError
 from model.kernels.native import load, why_not
 
 from .base import AttentionBackend
+from .shared import shared_keys
 from .tables import block_table, cumulative
 
 MAX_HEAD_DIM = 256
 HEAD_MULTIPLE = 32
+# With less than this, reading keys again costs no more than gathering queries (benchmarks/LOG.md).
+LEAST_QUERIES, LEAST_SAVED = 3, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class NativePlan:
         key_lens: int64 [S].
         first_keys: int64 [S] position of the first slot of each page table.
         tables: int32 [S, longest].
+        shared_starts: int64 [G + 1], as those of `SharedKeys`.
+        shared_queries: int64 [M, 2].
+        shared_keys: int64 [G, 2].
         page_size: tokens per page.
         window: keys that a query sees; 0 for all.
     """
@@ -35,6 +41,9 @@ class NativePlan:
     key_lens: Tensor
     first_keys: Tensor
     tables: Tensor
+    shared_starts: Tensor
+    shared_queries: Tensor
+    shared_keys: Tensor
     page_size: int
     window: int
 
@@ -67,12 +76,24 @@ class NativeAttention(AttentionBackend):
         window: int | None,
         device: torch.device,
     ) -> NativePlan:
-        """Stack the page tables; see `NativePlan`."""
+        """Stack the page tables, and find what sequences share; see `NativePlan`."""
+        tables = block_table(layout.tables, device)
+        shared = shared_keys(
+            batch,
+            layout,
+            tables.numpy(),
+            page_size,
+            least_queries=LEAST_QUERIES,
+            least_saved=LEAST_SAVED,
+        )
         return NativePlan(
             query_starts=cumulative(batch.query_lens, np.int64, device),
             key_lens=torch.from_numpy(np.ascontiguousarray(batch.key_lens)),
             first_keys=torch.from_numpy(np.ascontiguousarray(layout.first_key)),
-            tables=block_table(layout.tables, device),
+            tables=tables,
+            shared_starts=torch.from_numpy(shared.starts),
+            shared_queries=torch.from_numpy(shared.queries),
+            shared_keys=torch.from_numpy(shared.keys),
             page_size=page_size,
             window=window or 0,
         )
@@ -108,6 +129,10 @@ class NativeAttention(AttentionBackend):
             plan.tables.data_ptr(),
             plan.tables.shape[1],
             len(plan.key_lens),
+            plan.shared_starts.data_ptr(),
+            len(plan.shared_keys),
+            plan.shared_queries.data_ptr(),
+            plan.shared_keys.data_ptr(),
             plan.window,
             scale,
             softcap or 0.0,

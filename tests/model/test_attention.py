@@ -1,6 +1,7 @@
 """Attention backends against a few lines of float64 that know nothing of pages or tiles."""
 
 import importlib
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ class Case:
     """Sequences of (new tokens, all tokens) in pages, and what attention has to give for them.
 
     Slots that no query may read hold NaN; a sliding group's pages before the window don't exist.
+    Of `prefixes` each says which sequences have their first pages, so many of them, in common.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Case:
         softcap: float | None = 5.0,
         dtype: torch.dtype = torch.float32,
         scores: float = 3.0,
+        prefixes: Sequence[tuple[Sequence[int], int]] = (),
     ) -> None:
         self.window, self.page_size, self.softcap = window, page_size, softcap
         query_heads, kv_heads, size = heads
@@ -51,9 +54,24 @@ class Case:
         self.k_pages = torch.full(shape, torch.nan, dtype=dtype)
         self.v_pages = torch.full(shape, torch.nan, dtype=dtype)
         self.want = torch.empty(self.q.shape, dtype=torch.float64)
+        keys_values = [
+            [torch.randn(total, kv_heads, size, generator=generator).to(dtype) for _ in "kv"]
+            for _, total in lengths
+        ]
+        for members, pages in prefixes:
+            # The one whose window begins first has all pages that any other has.
+            origin = min(members, key=lambda member: first_key[member])
+            for member in members:
+                for own, common in zip(keys_values[member], keys_values[origin], strict=True):
+                    own[: pages * page_size] = common[: pages * page_size]
+                dropped = first_key[member] // page_size
+                ahead = dropped - first_key[origin] // page_size
+                left = max(0, pages - dropped)
+                tables[member][:left] = tables[origin][ahead : ahead + left]
         row = 0
-        for (n, total), start, first, table in zip(lengths, live, first_key, tables, strict=True):
-            k, v = (torch.randn(total, kv_heads, size, generator=generator).to(dtype) for _ in "kv")
+        for (n, total), start, first, table, (k, v) in zip(
+            lengths, live, first_key, tables, keys_values, strict=True
+        ):
             for position in range(start, total):
                 page, offset = divmod(position - first, page_size)
                 self.k_pages[table[page], offset] = k[position]

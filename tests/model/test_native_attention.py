@@ -63,6 +63,43 @@ def test_native_with_scores_far_apart(softcap: float | None) -> None:
     check(case)
 
 
+SHARED = {
+    "decodes": ([(1, n) for n in (130, 131, 144, 145, 129, 160)], [(range(6), 8)]),
+    "two prefixes": ([(1, 70 + n) for n in range(9)], [(range(4), 4), (range(4, 9), 3)]),
+    "a tree": (
+        [(1, 140 + n) for n in range(8)],
+        [(range(8), 2), (range(4), 8), (range(4, 8), 6)],
+    ),
+    "branches": ([(1 + n % 3, 100 + n) for n in range(7)], [(range(7), 6)]),
+    "beside others": (
+        [(40, 140), (1, 90), (1, 120), (2, 120), (9, 120), (1, 97), (1, 1)],
+        [((0, 2, 3, 4, 5), 5)],
+    ),
+    "more than fit at once": ([(1, 66 + n % 5) for n in range(90)], [(range(90), 4)]),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("mix", SHARED)
+@pytest.mark.parametrize("window", [None, 16, 40, 100])
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_native_with_prefixes_in_common(
+    mix: str, window: int | None, softcap: float | None
+) -> None:
+    lengths, prefixes = SHARED[mix]
+    check(
+        Case(
+            lengths,
+            window=window,
+            heads=(4, 2, 64),
+            page_size=16,
+            dtype=torch.bfloat16,
+            softcap=softcap,
+            prefixes=prefixes,
+        )
+    )
+
+
 @needs_native
 def test_a_head_size_without_a_kernel_is_refused_or_left_to_the_reference() -> None:
     assert choose("auto", CPU, torch.bfloat16, 48).name == "reference"

@@ -28,7 +28,8 @@ _SIGNATURES: dict[str, list[type]] = {
     "quantize_rows": [c_void_p, c_long, c_long, c_long, c_void_p, c_void_p, c_int],
     "attend": [
         *[c_void_p, c_long, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long, c_long],
-        *[c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long, c_float, c_float, c_int],
+        *[c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long],
+        *[c_void_p, c_long, c_void_p, c_void_p, c_long, c_float, c_float, c_int],
     ],
 }
 

@@ -1,5 +1,5 @@
-// What the two ways of attending share: the arguments, the scratch memory of a thread, and how scores
-// become weights.
+// What the ways of attending share: the arguments, the scratch memory of a thread, how scores become
+// weights, and how a row begins and ends.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,15 @@ constexpr long MAX_SIZE = 256;  // of a head
 // exp of anything that a soft cap lets through stays within float32 and bfloat16.
 constexpr float SAFE_CAP = 60.0f;
 
+struct Range {
+  long begin, end;
+};
+
+// A query of a sequence.
+struct Member {
+  long sequence, query;
+};
+
 struct Attention {
   const bf16* queries;  // [tokens, query_stride]
   long query_stride;
@@ -26,13 +35,12 @@ struct Attention {
   const long* first_keys;    // [sequences] position of the first slot of the page table
   const int32_t* tables;     // [sequences, table_stride] pages
   long table_stride;
+  const long* shared_starts;  // [groups + 1] into shared_queries
+  const Member* shared_queries;
+  const Range* shared_keys;  // [groups] positions of the keys that a group's members share
   long window;  // keys that a query sees; 0 for all
   float scale, cap;  // cap 0 for none
   long group() const { return heads / kv_heads; }
-};
-
-struct Task {
-  long sequence, kv_head, kv_heads, first, count;  // queries [first, first + count) of the sequence
 };
 
 struct Scratch {
@@ -41,28 +49,63 @@ struct Scratch {
   alignas(64) bf16 values[KEYS * MAX_SIZE];
   alignas(64) float scores[ROWS * KEYS];
   alignas(64) bf16 weights[ROWS * KEYS];
+  // Columns stand in the order in which unpacklo and unpackhi leave 32 of them; see `write_row`.
   alignas(64) float out[ROWS * MAX_SIZE];
   float sums[ROWS], maxima[ROWS];
+  Range seen[ROWS];  // keys that a row may see
 };
 
-struct Range {
-  long begin, end;
+// Where a sequence has one KV head's keys and values.
+struct Place {
+  long sequence, kv_head;
 };
 
-inline long position(const Attention& a, const Task& task, long query) {
-  const long* starts = a.query_starts + task.sequence;
-  return a.key_lens[task.sequence] - (starts[1] - starts[0]) + query;
-}
-
-// Keys that a query at this position sees.
-inline Range seen(const Attention& a, long position) {
+// Keys that a query sees.
+inline Range seen(const Attention& a, long sequence, long query) {
+  const long* starts = a.query_starts + sequence;
+  const long position = a.key_lens[sequence] - (starts[1] - starts[0]) + query;
   return {a.window ? std::max(0L, position + 1 - a.window) : 0, position + 1};
 }
 
-inline long offset_of(const Attention& a, const Task& task, long key) {
-  const long at = key - a.first_keys[task.sequence];
-  const long page = a.tables[task.sequence * a.table_stride + at / a.page_size];
-  return ((page * a.page_size + at % a.page_size) * a.kv_heads + task.kv_head) * a.size;
+inline long offset_of(const Attention& a, Place place, long key) {
+  const long at = key - a.first_keys[place.sequence];
+  const long page = a.tables[place.sequence * a.table_stride + at / a.page_size];
+  return ((page * a.page_size + at % a.page_size) * a.kv_heads + place.kv_head) * a.size;
+}
+
+// The query heads of one query that share the KV heads from `kv_head` on.
+inline const bf16* query_at(const Attention& a, long sequence, long query, long kv_head) {
+  return a.queries + (a.query_starts[sequence] + query) * a.query_stride + kv_head * a.group() * a.size;
+}
+
+// Where their outputs go.
+inline bf16* out_at(const Attention& a, long sequence, long query, long kv_head) {
+  return a.out + ((a.query_starts[sequence] + query) * a.heads + kv_head * a.group()) * a.size;
+}
+
+// Begins rows [row, row + count), which have seen nothing yet of the keys that they may see.
+inline void begin_rows(const Attention& a, Scratch& s, long row, long count, Range seen) {
+  std::fill_n(s.out + row * a.size, count * a.size, 0.0f);
+  std::fill_n(s.sums + row, count, 0.0f);
+  std::fill_n(s.maxima + row, count, -INFINITY);
+  std::fill_n(s.seen + row, count, seen);
+}
+
+// Writes rows [row, row + count), which have seen everything, one after the other.
+inline void write_rows(const Attention& a, const Scratch& s, long row, long count, bf16* out) {
+  const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+  const __m512i second =
+      _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
+  for (long i = row; i < row + count; i++, out += a.size) {
+    const float* from = s.out + i * a.size;
+    const Vec factor = _mm512_set1_ps(1.0f / s.sums[i]);
+    for (long column = 0; column < a.size; column += 2 * LANES) {
+      const Vec low = _mm512_load_ps(from + column), high = _mm512_load_ps(from + column + LANES);
+      store_bf16(out + column, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
+      store_bf16(out + column + LANES,
+                 _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
+    }
+  }
 }
 
 inline Vec capped(const Attention& a, Vec score) {
@@ -70,10 +113,11 @@ inline Vec capped(const Attention& a, Vec score) {
   return a.cap > 0 ? soft_cap(score, a.cap) : score;
 }
 
-// Turns one row's scores of the keys [first, first + count) into weights; those outside of
-// `range` get none. Without a safe cap the row's maximum is kept, and what was added up before is
+// Turns one row's scores of the keys [first, first + padded) into weights; those that it may not
+// see get none. Without a safe cap the row's maximum is kept, and what was added up before is
 // scaled down when it grows.
-inline void weigh(const Attention& a, Scratch& s, long row, long first, long padded, Range range) {
+inline void weigh(const Attention& a, Scratch& s, long row, long first, long padded, long end) {
+  const Range range = {s.seen[row].begin, std::min(s.seen[row].end, end)};
   float* scores = s.scores + row * KEYS;
   const bool shift = !(a.cap > 0 && a.cap <= SAFE_CAP);
   Vec most = _mm512_set1_ps(-INFINITY);
@@ -110,10 +154,20 @@ inline void weigh(const Attention& a, Scratch& s, long row, long first, long pad
   s.sums[row] += _mm512_reduce_add_ps(sum);
 }
 
-// Several queries of one KV head: attention_run.cpp.
-void attend_run(const Attention& a, const Task& task, Scratch& s);
+// Takes keys of a place to rows [row, row + count), whose queries are in the scratch:
+// attention_block.cpp. The keys that a row may see end no earlier than those of the row before it.
+void take_blocks(const Attention& a, Place place, Range keys, long row, long count, Scratch& s);
 
-// One query: attention_single.cpp.
-void attend_single(const Attention& a, const Task& task, Scratch& s);
+// Keys that are taken to one query alone. It has the rows of a KV head from `row` on.
+struct Span {
+  long sequence;
+  Range keys;
+  long row;
+};
+
+// Takes each span's keys of the KV heads [kv_head, kv_head + kv_heads) to the rows of its query, which
+// has those of the next KV head `stride` rows farther: attention_span.cpp.
+void take_spans(const Attention& a, const Span* spans, long count, long kv_head, long kv_heads,
+                long stride, Scratch& s);
 
 }  // namespace gemmaray

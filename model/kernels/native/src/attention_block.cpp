@@ -1,7 +1,5 @@
-// Attention of a run of queries: blocks of keys and values are packed, and go through the products of
+// Many rows at the same keys: blocks of keys and values are packed, and go through the products of
 // `micro.h`, in the manner of FlashAttention-2 (Dao 2023, arXiv:2307.08691).
-#include <cstring>
-
 #include "attention.h"
 
 namespace gemmaray {
@@ -41,13 +39,13 @@ inline void transpose(const int32_t* const (&rows)[16], long at, int32_t* out, l
 }
 
 // Packs `count` keys from `first` on into panels [KEYS / 32][size / 2][32][2], zeros behind them.
-void pack_keys(const Attention& a, const Task& task, long first, long count, bf16* out) {
+void pack_keys(const Attention& a, Place place, long first, long count, bf16* out) {
   alignas(64) static const bf16 zeros[MAX_SIZE] = {};
   const long padded = (count + PANEL - 1) / PANEL * PANEL;
   for (long key = 0; key < padded; key += LANES) {
     const int32_t* rows[16];
     for (long i = 0; i < LANES; i++) {
-      rows[i] = (const int32_t*)(key + i < count ? a.keys + offset_of(a, task, first + key + i)
+      rows[i] = (const int32_t*)(key + i < count ? a.keys + offset_of(a, place, first + key + i)
                                                  : zeros);
     }
     int32_t* panel = (int32_t*)out + key / PANEL * a.size / 2 * PANEL + key % PANEL;
@@ -58,24 +56,17 @@ void pack_keys(const Attention& a, const Task& task, long first, long count, bf1
 }
 
 // Packs values into panels [size / 32][keys / 2][32][2]; keys come in pairs, the last with zeros.
-void pack_values(const Attention& a, const Task& task, long first, long count, long padded,
-                 bf16* out) {
+// Of each 32 columns the order is that in which the unpacking leaves them.
+void pack_values(const Attention& a, Place place, long first, long count, long padded, bf16* out) {
+  alignas(64) static const bf16 zeros[MAX_SIZE] = {};
   for (long key = 0; key < padded; key += 2) {
-    const bool one = key < count, two = key + 1 < count;
-    const bf16* even = one ? a.values + offset_of(a, task, first + key) : nullptr;
-    const bf16* odd = two ? a.values + offset_of(a, task, first + key + 1) : nullptr;
+    const bf16* even = key < count ? a.values + offset_of(a, place, first + key) : zeros;
+    const bf16* odd = key + 1 < count ? a.values + offset_of(a, place, first + key + 1) : zeros;
     for (long column = 0; column < a.size; column += PANEL) {
+      const __m512i one = _mm512_loadu_si512(even + column), two = _mm512_loadu_si512(odd + column);
       bf16* to = out + column * padded + key * PANEL;
-      for (long half = 0; half < PANEL; half += LANES) {
-        __m512i low = _mm512_setzero_si512(), high = low;
-        if (one) {
-          low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(even + column + half)));
-        }
-        if (two) {
-          high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(odd + column + half)));
-        }
-        _mm512_storeu_si512(to + 2 * half, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-      }
+      _mm512_storeu_si512(to, _mm512_unpacklo_epi16(one, two));
+      _mm512_storeu_si512(to + PANEL, _mm512_unpackhi_epi16(one, two));
     }
   }
 }
@@ -119,45 +110,26 @@ struct Mix {
 
 }  // namespace
 
-void attend_run(const Attention& a, const Task& task, Scratch& s) {
-  const long group = a.group(), size = a.size, rows = task.count * group;
-  const long token = a.query_starts[task.sequence] + task.first;
-  for (long i = 0; i < task.count; i++) {
-    std::memcpy(s.queries + i * group * size,
-                a.queries + (token + i) * a.query_stride + task.kv_head * group * size,
-                group * size * sizeof(bf16));
-  }
-  std::fill_n(s.out, rows * size, 0.0f);
-  std::fill_n(s.sums, rows, 0.0f);
-  std::fill_n(s.maxima, rows, -INFINITY);
-  const long end = seen(a, position(a, task, task.first + task.count - 1)).end;
-  for (long key = seen(a, position(a, task, task.first)).begin; key < end; key += KEYS) {
-    const long count = std::min(KEYS, end - key);
-    const long padded = (count + PANEL - 1) / PANEL * PANEL;
-    pack_keys(a, task, key, count, s.keys);
-    pack_values(a, task, key, count, padded, s.values);
-    // The first of the rows that see any of these keys: the others lie wholly before them.
-    const long skipped = std::max(0L, key - position(a, task, task.first)) * group;
-    for (long row = skipped; row < rows; row += MAX_ROWS) {
-      const int some = (int)std::min<long>(rows - row, MAX_ROWS);
+void take_blocks(const Attention& a, Place place, Range keys, long row, long count, Scratch& s) {
+  const long size = a.size, end = row + count;
+  for (long key = keys.begin; key < keys.end; key += KEYS) {
+    const long here = std::min(KEYS, keys.end - key);
+    const long padded = (here + PANEL - 1) / PANEL * PANEL;
+    pack_keys(a, place, key, here, s.keys);
+    pack_values(a, place, key, here, padded, s.values);
+    // The first rows may lie wholly before these keys.
+    while (row < end && s.seen[row].end <= key) row++;
+    for (long i = row; i < end; i += MAX_ROWS) {
+      const int some = (int)std::min<long>(end - i, MAX_ROWS);
       for (long panel = 0; panel < padded / PANEL; panel++) {
-        with_rows<Score>(some, s, row, panel, size);
+        with_rows<Score>(some, s, i, panel, size);
       }
     }
-    for (long row = skipped; row < rows; row++) {
-      weigh(a, s, row, key, padded, seen(a, position(a, task, task.first + row / group)));
-    }
+    for (long i = row; i < end; i++) weigh(a, s, i, key, padded, key + here);
     for (long column = 0; column < size; column += PANEL) {
-      for (long row = skipped; row < rows; row += MAX_ROWS) {
-        with_rows<Mix>((int)std::min<long>(rows - row, MAX_ROWS), s, row, column, size, padded);
+      for (long i = row; i < end; i += MAX_ROWS) {
+        with_rows<Mix>((int)std::min<long>(end - i, MAX_ROWS), s, i, column, size, padded);
       }
-    }
-  }
-  for (long row = 0; row < rows; row++) {
-    const Vec factor = _mm512_set1_ps(1.0f / s.sums[row]);
-    bf16* out = a.out + ((token + row / group) * a.heads + task.kv_head * group + row % group) * size;
-    for (long i = 0; i < size; i += LANES) {
-      store_bf16(out + i, _mm512_mul_ps(_mm512_load_ps(s.out + row * size + i), factor));
     }
   }
 }

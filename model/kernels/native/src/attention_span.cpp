@@ -1,4 +1,4 @@
-// Attention of a lone query, a decode: each key and value is read once, as it lies in its page.
+// Keys for one query alone, a decode: each key and value is read once, as it lies in its page.
 #include <cstring>
 #include <type_traits>
 
@@ -9,32 +9,54 @@ namespace {
 
 constexpr long SINGLE = 16;  // keys per block
 
-// Keys and values of a lone query's block, those of the task's first KV head; the last one twice.
+// A block of a span: its keys and values of the first KV head; the last one twice.
 struct Block {
-  long count;
+  const Span* span;
+  long first, count;
   const bf16 *keys[SINGLE + 1], *values[SINGLE + 1];
 };
 
-inline Block block_at(const Attention& a, const Task& task, long first, long end) {
-  Block block;
-  block.count = std::clamp(end - first, 0L, SINGLE);
-  if (block.count == 0) return block;
-  for (long i = 0; i < block.count; i++) {
-    const long offset = offset_of(a, task, first + i);
-    block.keys[i] = a.keys + offset;
-    block.values[i] = a.values + offset;
+// Walks through the blocks of all spans.
+class Blocks {
+ public:
+  Blocks(const Attention& a, const Span* spans, long count, long kv_head)
+      : a_(a), span_(spans), end_(spans + count), kv_head_(kv_head), key_(spans->keys.begin) {}
+
+  // Returns the next block; none has a count of 0.
+  Block next() {
+    while (span_ < end_ && key_ >= span_->keys.end) {
+      if (++span_ < end_) key_ = span_->keys.begin;
+    }
+    if (span_ == end_) return {};
+    Block block;
+    block.span = span_;
+    block.first = key_;
+    block.count = std::min(span_->keys.end - key_, SINGLE);
+    for (long i = 0; i < block.count; i++) {
+      const long offset = offset_of(a_, {span_->sequence, kv_head_}, key_ + i);
+      block.keys[i] = a_.keys + offset;
+      block.values[i] = a_.values + offset;
+    }
+    block.keys[block.count] = block.keys[block.count - 1];
+    block.values[block.count] = block.values[block.count - 1];
+    key_ += SINGLE;
+    return block;
   }
-  block.keys[block.count] = block.keys[block.count - 1];
-  block.values[block.count] = block.values[block.count - 1];
-  return block;
-}
+
+ private:
+  const Attention& a_;
+  const Span *span_, *end_;
+  const long kv_head_;
+  long key_;
+};
 
 // Scores of a block's keys for HEADS rows from `row` on, two keys at a time. Meanwhile it fetches
 // `ahead` elements of the values of each, and of the keys of the next block.
 template <int HEADS>
-__attribute__((noinline)) void score_block(Scratch& s, const bf16* queries, const Block& block,
+__attribute__((noinline)) void score_block(Scratch& s, const Block& block,
                                            const Block& next, long offset, long size, long row,
                                            long ahead) {
+  const bf16* queries = s.queries + row * size;
   for (long i = 0; i < block.count; i += 2) {
     const bf16 *one = block.keys[i] + offset, *two = block.keys[i + 1] + offset;
     for (long line = 0; line < ahead; line += 32) {
@@ -66,8 +88,7 @@ __attribute__((noinline)) void score_block(Scratch& s, const bf16* queries, cons
   }
 }
 
-// Adds the weighted values of a block to HEADS rows of the output, two keys at a time. The columns
-// stay in the order in which unpacklo and unpackhi leave them, until `write_single`.
+// Adds the weighted values of a block to HEADS rows of the output, two keys at a time.
 template <int HEADS>
 __attribute__((noinline)) void mix_block(Scratch& s, const Block& block, long offset, long size,
                                          long row) {
@@ -100,19 +121,6 @@ __attribute__((noinline)) void mix_block(Scratch& s, const Block& block, long of
   }
 }
 
-void write_single(const float* from, float sum, long size, bf16* out) {
-  const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
-  const __m512i second =
-      _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
-  const Vec factor = _mm512_set1_ps(1.0f / sum);
-  for (long column = 0; column < size; column += 2 * LANES) {
-    const Vec low = _mm512_load_ps(from + column), high = _mm512_load_ps(from + column + LANES);
-    store_bf16(out + column, _mm512_mul_ps(_mm512_permutex2var_ps(low, first, high), factor));
-    store_bf16(out + column + LANES,
-               _mm512_mul_ps(_mm512_permutex2var_ps(low, second, high), factor));
-  }
-}
-
 // Calls body(head, HEADS) for runs of 4, 2 and 1 of the query heads that share a KV head.
 template <class Body>
 inline void in_runs(long group, Body body) {
@@ -124,40 +132,32 @@ inline void in_runs(long group, Body body) {
 
 }  // namespace
 
-// A lone query uses each key and value once, so its time is the memory's. It takes the keys of all
-// of the task's KV heads together, since they lie side by side. The values are fetched while the
+// Each key and value is used once, so the time is the memory's. The keys of all KV heads are taken
+// together, since they lie side by side. Values, and the keys of the next block, are fetched while
 // scores are computed.
-void attend_single(const Attention& a, const Task& task, Scratch& s) {
-  const long size = a.size, group = a.group(), rows = task.kv_heads * group;
-  const long token = a.query_starts[task.sequence] + task.first;
-  const bf16* queries = a.queries + token * a.query_stride + task.kv_head * group * size;
-  const Range range = seen(a, position(a, task, task.first));
-  std::fill_n(s.sums, rows, 0.0f);
-  std::fill_n(s.maxima, rows, -INFINITY);
-  std::fill_n(s.out, rows * size, 0.0f);
-  Block blocks[2] = {block_at(a, task, range.begin, range.end)};
-  for (long key = range.begin, turn = 0; key < range.end; key += SINGLE, turn ^= 1) {
+void take_spans(const Attention& a, const Span* spans, long count, long kv_head, long kv_heads,
+                long stride, Scratch& s) {
+  const long size = a.size, group = a.group();
+  Blocks walk(a, spans, count, kv_head);
+  Block blocks[2] = {walk.next()};
+  for (long turn = 0; blocks[turn].count; turn ^= 1) {
     const Block& block = blocks[turn];
-    const Block& next = blocks[turn ^ 1] = block_at(a, task, key + SINGLE, range.end);
-    for (long k = 0; k < task.kv_heads; k++) {
-      const long ahead = k ? 0 : task.kv_heads * size;
-      in_runs(group, [&](long head, auto heads) {
-        const long row = k * group + head;
-        score_block<heads>(s, queries + row * size, block, next, k * size, size, row,
-                           head ? 0 : ahead);
-      });
-    }
+    const Block& next = blocks[turn ^ 1] = walk.next();
     const long padded = (block.count + LANES - 1) / LANES * LANES;
-    for (long row = 0; row < rows; row++) weigh(a, s, row, key, padded, range);
-    for (long k = 0; k < task.kv_heads; k++) {
+    for (long k = 0; k < kv_heads; k++) {
+      const long row = block.span->row + k * stride, ahead = k ? 0 : kv_heads * size;
       in_runs(group, [&](long head, auto heads) {
-        mix_block<heads>(s, block, k * size, size, k * group + head);
+        score_block<heads>(s, block, next, k * size, size, row + head, head ? 0 : ahead);
+      });
+      for (long i = 0; i < group; i++) {
+        weigh(a, s, row + i, block.first, padded, block.first + block.count);
+      }
+    }
+    for (long k = 0; k < kv_heads; k++) {
+      in_runs(group, [&](long head, auto heads) {
+        mix_block<heads>(s, block, k * size, size, block.span->row + k * stride + head);
       });
     }
-  }
-  for (long row = 0; row < rows; row++) {
-    write_single(s.out + row * size, s.sums[row], size,
-                 a.out + (token * a.heads + task.kv_head * group + row) * size);
   }
 }
 
