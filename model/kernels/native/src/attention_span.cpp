@@ -50,27 +50,23 @@ class Blocks {
   long key_;
 };
 
-// Scores of a block's keys for HEADS rows from `row` on, two keys at a time. Meanwhile it fetches
-// `ahead` elements of the values of each, and of the keys of the next block.
+// Scores of a block's keys for HEADS rows from `row` on, two keys at a time. Meanwhile it fetches the
+// keys of the next block, if that is asked for.
 template <int HEADS>
-__attribute__((noinline)) void score_block(Scratch& s, const Block& block,
-                                           const Block& next, long offset, long size, long row,
-                                           long ahead) {
+__attribute__((noinline)) void score_block(Scratch& s, const Block& block, const Block& next,
+                                           bool fetch, long offset, long size, long row) {
   const bf16* queries = s.queries + row * size;
   for (long i = 0; i < block.count; i += 2) {
     const bf16 *one = block.keys[i] + offset, *two = block.keys[i + 1] + offset;
-    for (long line = 0; line < ahead; line += 32) {
-      _mm_prefetch((const char*)(block.values[i] + line), _MM_HINT_T1);
-      _mm_prefetch((const char*)(block.values[i + 1] + line), _MM_HINT_T1);
-    }
-    for (long line = 0; line < ahead && i < next.count; line += 32) {
-      _mm_prefetch((const char*)(next.keys[i] + line), _MM_HINT_T1);
-      _mm_prefetch((const char*)(next.keys[i + 1] + line), _MM_HINT_T1);
-    }
+    const long coming = fetch && i < next.count ? i : -1;
     __m512 sums[2][HEADS];
 #pragma GCC unroll 4
     for (int h = 0; h < HEADS; h++) sums[0][h] = sums[1][h] = _mm512_setzero_ps();
     for (long j = 0; j < size; j += 32) {
+      if (coming >= 0) {
+        _mm_prefetch((const char*)(next.keys[coming] + offset + j), _MM_HINT_T1);
+        _mm_prefetch((const char*)(next.keys[coming + 1] + offset + j), _MM_HINT_T1);
+      }
       const __m512i first = _mm512_loadu_si512(one + j), second = _mm512_loadu_si512(two + j);
 #pragma GCC unroll 4
       for (int h = 0; h < HEADS; h++) {
@@ -90,8 +86,8 @@ __attribute__((noinline)) void score_block(Scratch& s, const Block& block,
 
 // Adds the weighted values of a block to HEADS rows of the output, two keys at a time.
 template <int HEADS>
-__attribute__((noinline)) void mix_block(Scratch& s, const Block& block, long offset, long size,
-                                         long row) {
+__attribute__((noinline)) void mix_block(Scratch& s, const Block& block, const Block& next,
+                                         bool fetch, long offset, long size, long row) {
   for (long column = 0; column < size; column += 2 * LANES) {
     __m512 sums[HEADS][2];
 #pragma GCC unroll 4
@@ -100,6 +96,10 @@ __attribute__((noinline)) void mix_block(Scratch& s, const Block& block, long of
       sums[h][1] = _mm512_load_ps(s.out + (row + h) * size + column + LANES);
     }
     for (long i = 0; i < block.count; i += 2) {
+      if (fetch && i < next.count) {
+        _mm_prefetch((const char*)(next.values[i] + offset + column), _MM_HINT_T1);
+        _mm_prefetch((const char*)(next.values[i + 1] + offset + column), _MM_HINT_T1);
+      }
       const __m512i even = _mm512_loadu_si512(block.values[i] + offset + column);
       const __m512i odd = _mm512_loadu_si512(block.values[i + 1] + offset + column);
       const __m512i low = _mm512_unpacklo_epi16(even, odd);
@@ -145,9 +145,9 @@ void take_spans(const Attention& a, const Span* spans, long count, long kv_head,
     const Block& next = blocks[turn ^ 1] = walk.next();
     const long padded = (block.count + LANES - 1) / LANES * LANES;
     for (long k = 0; k < kv_heads; k++) {
-      const long row = block.span->row + k * stride, ahead = k ? 0 : kv_heads * size;
+      const long row = block.span->row + k * stride;
       in_runs(group, [&](long head, auto heads) {
-        score_block<heads>(s, block, next, k * size, size, row + head, head ? 0 : ahead);
+        score_block<heads>(s, block, next, head == 0, k * size, size, row + head);
       });
       for (long i = 0; i < group; i++) {
         weigh(a, s, row + i, block.first, padded, block.first + block.count);
@@ -155,7 +155,8 @@ void take_spans(const Attention& a, const Span* spans, long count, long kv_head,
     }
     for (long k = 0; k < kv_heads; k++) {
       in_runs(group, [&](long head, auto heads) {
-        mix_block<heads>(s, block, k * size, size, block.span->row + k * stride + head);
+        mix_block<heads>(s, block, next, head == 0, k * size, size,
+                         block.span->row + k * stride + head);
       });
     }
   }
