@@ -106,6 +106,7 @@ class Pair:
         self.model = from_state_dict(
             config_of(self.exact), self.rounded.state_dict(), kernels=way.make_kernels()
         )
+        assert self.model.dtype == self.rounded.dtype == way.dtype
         self.bound = 1e-4 if way.exact else 1.5
 
     def paged(self, **settings: Any) -> PagedModel:
@@ -120,12 +121,9 @@ class Pair:
         """
         want = ask(self.exact)
         assert got.shape == want.shape
-        assert got.dtype == self.way.dtype
         if self.way.exact:
             return float((got - want).abs().max())
-        theirs = ask(self.rounded)
-        assert theirs.dtype == torch.bfloat16
-        return mean_error(got, want) / mean_error(theirs, want)
+        return mean_error(got, want) / mean_error(ask(self.rounded), want)
 
     def check(
         self, record_property: Any, what: str, got: Tensor, ask: Callable[[Any], Tensor]

@@ -15,7 +15,7 @@ from model.parallel import TensorParallel
 
 from .helpers import Pair, config_of, flat_logits, oracle, random_ids
 from .ranks import Job, outputs_of_ranks
-from .ways import EXACT, ROUNDED, Way, usable
+from .ways import EXACT, ROUNDED, ROUNDED_FLEX, Way, usable
 
 # Neither number of ranks divides 103 tokens.
 MODELS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ LENGTH = 40
 @pytest.mark.parametrize(
     ("size", "ways"),
     [
-        pytest.param(2, EXACT + ROUNDED, id="2 ranks"),
+        pytest.param(2, [*EXACT, *ROUNDED, ROUNDED_FLEX], id="2 ranks"),
         # Twice as many ranks as KV heads.
         pytest.param(4, [EXACT[0], ROUNDED[-1]], id="4 ranks", marks=pytest.mark.slow),
     ],

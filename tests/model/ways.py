@@ -63,11 +63,12 @@ EXACT = [
 ]
 ROUNDED = [
     Way(torch.bfloat16, "plain", "reference"),
-    Way(torch.bfloat16, "plain", "flex"),
     Way(torch.bfloat16, "plain", "native"),
     Way(torch.bfloat16, "native", "reference"),
     Way(torch.bfloat16, "native", "native"),
 ]
+# As written for a CPU it is slow: rows 5 and 6 have to do.
+ROUNDED_FLEX = Way(torch.bfloat16, "plain", "flex")
 
 
 def usable(way: Way) -> bool:
