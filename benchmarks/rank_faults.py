@@ -156,7 +156,7 @@ def attempt(config: EngineConfig, fault: Fault, phase: str, delay_s: float, seed
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """End the script if what it does takes a minute."""
-    faulthandler.dump_traceback_later(HANGS_S, exit=True)
+    faulthandler.dump_traceback_later(HANGS_S, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
@@ -184,10 +184,11 @@ def measure(
     config: EngineConfig, counts: dict[str, int], rng: random.Random
 ) -> dict[str, list[Trial]]:
     """Run all trials, of each kind as many in each phase as the division allows."""
-    trials: dict[str, list[Trial]] = {how: [] for how, count in counts.items() if count}
+    trials: dict[str, list[Trial]] = {}
     with mock.patch.object(child, "PROGRAM", "benchmarks.raising_rank"):
         load_s = load_seconds(config)
-        for how in trials:
+        for how in [how for how, count in counts.items() if count]:
+            trials[how] = []
             for number in range(counts[how]):
                 phase = PHASES[number % len(PHASES)]
                 delay_s = rng.uniform(0, load_s if phase == "load" else WORKING_S)

@@ -91,8 +91,8 @@ class Pair:
         exact: the oracle in float32.
         rounded: the oracle in the dtype of ours.
         model: ours.
-        bound: of `distance`. In bfloat16, row 6 of the parity table: we may err half as much again
-            as transformers does.
+        bound: in float32, of the largest difference from the oracle. In bfloat16, row 6 of the
+            parity table: of our mean error, as a multiple of transformers' own in bfloat16.
     """
 
     def __init__(self, way: Way, architecture: str = "Gemma2ForCausalLM", **changes: Any) -> None:
@@ -113,41 +113,36 @@ class Pair:
         """Give our model an empty cache."""
         return PagedModel(self.model, backend=self.way.make_backend(), **settings)
 
-    def distance(self, got: Tensor, ask: Callable[[Any], Tensor]) -> float:
-        """Compare ours with what an oracle is asked for.
-
-        Returns the largest difference in float32; in bfloat16 the mean one from the exact oracle,
-        as a multiple of the rounded oracle's.
-        """
-        want = ask(self.exact)
-        assert got.shape == want.shape
-        if self.way.exact:
-            return float((got - want).abs().max())
-        return mean_error(got, want) / mean_error(ask(self.rounded), want)
-
     def check(
         self, record_property: Any, what: str, got: Tensor, ask: Callable[[Any], Tensor]
     ) -> None:
-        """Report the distance and hold it to the bound; `what` begins with the row."""
-        found = self.distance(got, ask)
-        figure = "max |Δ|" if self.way.exact else "mean error / theirs"
-        row, _, rest = what.partition(", ")
-        report(record_property, row, f"{figure} {rest}, {self.way}", found)
-        assert found < self.bound
+        """Hold ours to what the oracles are asked for; `what` begins with the row of the table."""
+        want = ask(self.exact)
+        self._hold(record_property, what, got, want, want if self.way.exact else ask(self.rounded))
 
     def check_states(
         self, record_property: Any, what: str, got: list[Tensor], texts: list[list[int]]
     ) -> None:
         """Do so with every hidden state; in float32 relative to its largest value."""
         wants = hidden_states(self.exact, texts)
+        roundeds = wants if self.way.exact else hidden_states(self.rounded, texts)
         assert len(got) == len(wants) == self.model.config.num_hidden_layers + 1
-        for layer, (state, want) in enumerate(zip(got, wants, strict=True)):
+        for layer, (state, want, rounded) in enumerate(zip(got, wants, roundeds, strict=True)):
             unit = float(want.abs().max()) if self.way.exact else 1.0
+            name = f"{what}, hidden state {layer}"
+            self._hold(record_property, name, state / unit, want / unit, rounded / unit)
 
-            def ask(model: Any, layer: int = layer, unit: float = unit) -> Tensor:
-                return hidden_states(model, texts)[layer] / unit
-
-            self.check(record_property, f"{what}, hidden state {layer}", state / unit, ask)
+    def _hold(
+        self, record_property: Any, what: str, got: Tensor, want: Tensor, rounded: Tensor
+    ) -> None:
+        assert got.shape == want.shape
+        if self.way.exact:
+            figure, found = "max |Δ|", float((got - want).abs().max())
+        else:
+            figure, found = "mean error / theirs", mean_error(got, want) / mean_error(rounded, want)
+        row, _, rest = what.partition(", ")
+        report(record_property, row, f"{figure} {rest}, {self.way}", found)
+        assert found < self.bound
 
 
 def mean_error(got: Tensor, want: Tensor) -> float:

@@ -112,7 +112,7 @@ def test_chunks_and_pages_change_nothing(
 
 
 @exact_ways
-@pytest.mark.parametrize(("mode", "page_size"), zip(MODES, (1, 16, 16, 1), strict=True))
+@pytest.mark.parametrize(("mode", "page_size"), [*zip(MODES, (1, 16, 16, 1), strict=True)])
 def test_row_3_cache_modes(make: MakeEngine, mode: str, page_size: int, way: Way) -> None:
     """Prompts that share a prefix longer than the window, computed and then remembered."""
     prompts = family(20, 2)
