@@ -138,11 +138,11 @@ def test_row_6_bfloat16_runs_close_to_float32(make: MakeEngine) -> None:
 
 
 @every_way
-@pytest.mark.parametrize("mode", ["prefixes, shard", "no prefixes, fcfs"])
+@pytest.mark.parametrize(("mode", "page_size"), [("prefixes, shard", 4), ("no prefixes, fcfs", 16)])
 def test_row_6_reported_logprobs(
-    make: MakeEngine, mode: str, way: Way, record_property: Any
+    make: MakeEngine, mode: str, page_size: int, way: Way, record_property: Any
 ) -> None:
-    engine = make(**settings_of(way), **MODES[mode])
+    engine = make(**settings_of(way), **MODES[mode], page_size=page_size)
     check_reported(engine, pair_of(way), mode, record_property)
 
 
