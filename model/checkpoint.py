@@ -1,7 +1,7 @@
 """From a checkpoint's safetensors files to one rank's parameters: only its slices are read."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,12 @@ class Shard:
     target: torch.Tensor
 
 
-def load(shards: Iterable[Shard], folder: Path, ignorable: Collection[str] = ()) -> None:
+def load(
+    shards: Iterable[Shard],
+    folder: Path,
+    ignorable: Collection[str] = (),
+    check: Callable[[], None] | None = None,
+) -> None:
     """Copy a checkpoint into its targets slice by slice, converting to the dtype of each target.
 
     Every name, shape and dtype is checked before anything is copied. A folder that holds a bare
@@ -44,6 +49,7 @@ def load(shards: Iterable[Shard], folder: Path, ignorable: Collection[str] = ())
         shards: what is wanted; a tensor may occur several times, for several targets.
         folder: holds model.safetensors, or shards and their index.
         ignorable: names that the checkpoint may hold without being asked for them.
+        check: called before each tensor is copied; what it raises ends the loading.
 
     Raises:
         CheckpointError: the checkpoint lacks a tensor, or holds one that is neither wanted nor
@@ -65,7 +71,7 @@ def load(shards: Iterable[Shard], folder: Path, ignorable: Collection[str] = ())
             _check_tensors(file, tensors, path)
     for path, tensors in files.items():
         with _opened(path) as file:
-            _copy_slices(file, tensors)
+            _copy_slices(file, tensors, check)
 
 
 def _stored_name(name: str, *, bare: bool) -> str:
@@ -110,9 +116,13 @@ def _check_tensors(file: Any, wanted: dict[str, list[Shard]], path: Path) -> Non
 
 
 @torch.no_grad()
-def _copy_slices(file: Any, wanted: dict[str, list[Shard]]) -> None:
+def _copy_slices(
+    file: Any, wanted: dict[str, list[Shard]], check: Callable[[], None] | None
+) -> None:
     """Fill the targets; a slice is a view of the mapped file, so nothing else takes memory."""
     for name, shards in wanted.items():
+        if check is not None:
+            check()
         tensor = file.get_slice(name)
         for shard in shards:
             part = tensor[shard.slices]

@@ -3,7 +3,7 @@
 Shape suffixes: T tokens of the step, R rows of them, D hidden, V vocabulary, L labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -64,15 +64,23 @@ class Gemma2(nn.Module):
         else:
             self.lm_head = VocabParallelEmbedding(*vocab, dtype=dtype, device=device)
 
-    def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:
+    def prepare(
+        self,
+        kernels: Kernels,
+        quantization: Quantization = "none",
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """Hand the loaded weights to the kernels that compute with them, before the first step.
 
         Args:
             kernels: of this device and dtype.
             quantization: of the layers' linears; the embedding and the heads stay as they are.
+            check: called before each layer; what it raises ends the preparation.
         """
         self._kernels = kernels
         for layer in self._blocks():
+            if check is not None:
+                check()
             layer.prepare(kernels, quantization)
         self.norm.prepare(kernels)
         self.embed_tokens.prepare(kernels)

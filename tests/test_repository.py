@@ -212,3 +212,16 @@ def test_the_tagger_fits_the_demo_model() -> None:
     assert {k: v for k, v in ours.items() if k not in own} == {
         k: v for k, v in theirs.items() if k not in own
     }
+
+
+def test_the_parity_table_names_tests_that_exist() -> None:
+    defined = {
+        name
+        for path in (ROOT / "tests" / "model").rglob("test_*.py")
+        for name in [path.name, *re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))]
+    }
+    named = re.findall(
+        r"`(test_[\w.]+)`", (ROOT / "docs" / "parity.md").read_text(encoding="utf-8")
+    )
+    assert len(named) > 20
+    assert set(named) <= defined

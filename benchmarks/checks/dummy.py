@@ -34,7 +34,7 @@ def dummy_checkpoint(shape: str, labels: int = 0) -> Iterator[Path]:
         yield folder
 
 
-def _draw(shards: Iterator[Shard], _folder: Path, _ignorable: set[str]) -> None:
+def _draw(shards: Iterator[Shard], *_: Any) -> None:
     """Fill a model as `benchmarks.checkpoints.make_tensor` does, in its own memory."""
     for shard in shards:
         target: Any = shard.target

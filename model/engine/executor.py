@@ -92,7 +92,7 @@ class RankGroup:
         # The ranks also end when nobody holds the group any more, and when the interpreter exits.
         self._end = weakref.finalize(self, self._watchdog.end)
         try:
-            self.runner = Runner(setup, tp)
+            self.runner = Runner(setup, tp, self._watchdog.check)
             self._vocabulary = Vocabulary(setup.config.vocab_size, tp)
             self._watchdog.wait_for(LOADED)
             self._send("join", None)

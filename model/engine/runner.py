@@ -1,5 +1,6 @@
 """One rank's share of a step: its slice of the model, its pages, its part of the collectives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,18 @@ class RankSetup:
 class Runner:
     """Computes packed batches on one rank.
 
+    Args:
+        setup: what it is built from.
+        tp: its place among the ranks.
+        check: called between the tensors of the checkpoint, which may be minutes of work; what it
+            raises ends the construction.
+
     Raises on construction: CheckpointError, ParameterError (a backend that can't run here).
     """
 
-    def __init__(self, setup: RankSetup, tp: TensorParallel) -> None:
+    def __init__(
+        self, setup: RankSetup, tp: TensorParallel, check: Callable[[], None] | None = None
+    ) -> None:
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         self.device = setup.device(tp.rank)
@@ -76,9 +85,9 @@ class Runner:
         )
         self.page_size = setup.page_size or self.backend.page_size
         self.model = Gemma2(setup.config, tp, self.dtype, self.device)
-        load(self.model.shards(), setup.folder, self.model.ignorable())
+        load(self.model.shards(), setup.folder, self.model.ignorable(), check)
         self.model.prepare(
-            kernels.choose(setup.kernels, self.device, self.dtype), setup.quantization
+            kernels.choose(setup.kernels, self.device, self.dtype), setup.quantization, check
         )
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None

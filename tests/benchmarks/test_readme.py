@@ -2,7 +2,7 @@ import re
 import shlex
 from pathlib import Path
 
-from benchmarks import bench, offline, profile_step, whole_job
+from benchmarks import bench, offline, profile_step, rank_faults, whole_job
 from benchmarks.workloads import KINDS
 
 README = Path(offline.__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -10,6 +10,7 @@ SCRIPTS = {
     "bench.py": bench,
     "offline.py": offline,
     "profile_step.py": profile_step,
+    "rank_faults.py": rank_faults,
     "whole_job.py": whole_job,
 }
 

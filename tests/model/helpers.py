@@ -1,5 +1,7 @@
 """Tiny random Gemma 2 models of transformers (eager attention), the oracle, and ours from them."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from transformers import (
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
 
-from .pages import from_state_dict
+from .pages import PagedModel, from_state_dict
+from .ways import Way
 
 HEADS: dict[str, Any] = {
     "Gemma2ForCausalLM": Gemma2ForCausalLM,
@@ -80,12 +83,91 @@ def in_bfloat16(reference: Any, folder: Path) -> Any:
     return kind.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager").eval()
 
 
+class Pair:
+    """The oracle and our model with the same weights, and what ours is held to, see `bound`.
+
+    Attributes:
+        way: in which ours computes.
+        exact: the oracle in float32.
+        rounded: the oracle in the dtype of ours.
+        model: ours.
+        bound: in float32, of the largest difference from the oracle. In bfloat16, row 6 of the
+            parity table: of our mean error, as a multiple of transformers' own in bfloat16.
+    """
+
+    def __init__(self, way: Way, architecture: str = "Gemma2ForCausalLM", **changes: Any) -> None:
+        self.way = way
+        self.exact = self.rounded = oracle(architecture, **{"head_dim": way.head_dim, **changes})
+        if not way.exact:
+            with tempfile.TemporaryDirectory() as folder:
+                self.rounded = in_bfloat16(self.exact, Path(folder))
+            # The same weights for both, so that only the arithmetic differs.
+            self.exact.load_state_dict(self.rounded.state_dict())
+        self.model = from_state_dict(
+            config_of(self.exact), self.rounded.state_dict(), kernels=way.make_kernels()
+        )
+        assert self.model.dtype == self.rounded.dtype == way.dtype
+        self.bound = 1e-4 if way.exact else 1.5
+
+    def paged(self, **settings: Any) -> PagedModel:
+        """Give our model an empty cache."""
+        return PagedModel(self.model, backend=self.way.make_backend(), **settings)
+
+    def check(
+        self, record_property: Any, what: str, got: Tensor, ask: Callable[[Any], Tensor]
+    ) -> None:
+        """Hold ours to what the oracles are asked for; `what` begins with the row of the table."""
+        want = ask(self.exact)
+        self._hold(record_property, what, got, want, want if self.way.exact else ask(self.rounded))
+
+    def check_states(
+        self, record_property: Any, what: str, got: list[Tensor], texts: list[list[int]]
+    ) -> None:
+        """Do so with every hidden state; in float32 relative to its largest value."""
+        wants = hidden_states(self.exact, texts)
+        roundeds = wants if self.way.exact else hidden_states(self.rounded, texts)
+        assert len(got) == len(wants) == self.model.config.num_hidden_layers + 1
+        for layer, (state, want, rounded) in enumerate(zip(got, wants, roundeds, strict=True)):
+            unit = float(want.abs().max()) if self.way.exact else 1.0
+            name = f"{what}, hidden state {layer}"
+            self._hold(record_property, name, state / unit, want / unit, rounded / unit)
+
+    def _hold(
+        self, record_property: Any, what: str, got: Tensor, want: Tensor, rounded: Tensor
+    ) -> None:
+        assert got.shape == want.shape
+        if self.way.exact:
+            figure, found = "max |Δ|", float((got - want).abs().max())
+        else:
+            figure, found = "mean error / theirs", mean_error(got, want) / mean_error(rounded, want)
+        row, _, rest = what.partition(", ")
+        report(record_property, row, f"{figure} {rest}, {self.way}", found)
+        assert found < self.bound
+
+
+def mean_error(got: Tensor, want: Tensor) -> float:
+    """Return the mean of |Δ|, in float32."""
+    return float((got.float() - want.float()).abs().mean())
+
+
 @torch.no_grad()
 def oracle_logits(reference: Any, ids: Any, **inputs: Any) -> Tensor:
     """Run the oracle on one sequence [T] or a batch [B, T] of ids."""
     batch = torch.as_tensor(ids)
     logits: Tensor = reference(input_ids=batch.reshape(-1, batch.shape[-1]), **inputs).logits
     return logits.squeeze(0) if batch.dim() == 1 else logits
+
+
+def flat_logits(reference: Any, texts: list[list[int]]) -> Tensor:
+    """Run the oracle on each text alone; gives its logits [rows, V], one text after another."""
+    return torch.cat([oracle_logits(reference, [ids]).flatten(0, -2) for ids in texts])
+
+
+@torch.no_grad()
+def hidden_states(reference: Any, texts: list[list[int]]) -> list[Tensor]:
+    """Run the oracle on texts of one length; gives what `PagedModel.feed` does."""
+    output = reference(input_ids=torch.tensor(texts), output_hidden_states=True)
+    return [state.flatten(0, 1) for state in output.hidden_states]
 
 
 def random_ids(count: int, *, vocab: int = 103, seed: int = 0) -> list[int]:

@@ -2,7 +2,8 @@
 
 Pages are dealt in random order, taken back as soon as the window has left them, and filled with NaN
 before they are dealt and after they are taken back: whatever reads a slot that it must not read
-gives NaN. Does not import transformers, so that rank processes start soon.
+gives NaN. A backend that reads whole pages, to mask a part, finds large numbers instead. Does not
+import transformers, so that rank processes start soon.
 """
 
 import random
@@ -49,6 +50,7 @@ class PagedModel:
         config = model.config
         kv_heads = heads_of_rank(config, model.tp.rank, model.tp.size).num_kv
         self.cache = KVCache(config, num_pages, page_size, kv_heads, model.dtype, model.device)
+        self.poison = 1000.0 if self.backend.reads_whole_pages else torch.nan
         self.free = list(range(num_pages))
         random.Random(0).shuffle(self.free)
         self._poison(self.free)
@@ -67,6 +69,23 @@ class PagedModel:
         """Feed one sequence in chunks of the given sizes (one shot by default); gives [T, D]."""
         chunks = np.split(np.asarray(ids), np.cumsum(sizes or [len(ids)])[:-1])
         return torch.cat([self.step([(name, chunk.tolist())]) for chunk in chunks])
+
+    def feed(self, texts: Sequence[Sequence[int]], sizes: Sequence[int]) -> list[Tensor]:
+        """Feed texts of one length side by side, in chunks of the given sizes.
+
+        Returns every hidden state [T, D], one text after another.
+        """
+        steps: list[list[Tensor]] = []
+        for end, size in zip(np.cumsum(sizes).tolist(), sizes, strict=True):
+            steps.append([])
+            work = [(name, ids[end - size : end]) for name, ids in enumerate(texts)]
+            self.step(work, collect=steps[-1])
+        return [
+            torch.cat([chunk.unflatten(0, (len(texts), -1)) for chunk in chunks], dim=1).flatten(
+                0, 1
+            )
+            for chunks in zip(*steps, strict=True)
+        ]
 
     def _batch(self, work: Work) -> PackedBatch:
         starts = [self.lengths.get(name, 0) for name, _ in work]
@@ -111,7 +130,7 @@ class PagedModel:
     def _poison(self, pages: Sequence[int]) -> None:
         for layer in range(self.model.config.num_hidden_layers):
             for tensor in self.cache.layer(layer):
-                tensor[list(pages)] = torch.nan
+                tensor[list(pages)] = self.poison
 
 
 def from_state_dict(

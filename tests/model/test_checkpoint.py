@@ -87,6 +87,25 @@ def test_reads_what_transformers_saved(tmp_path: Path, dtype: torch.dtype, shard
         )
 
 
+class TimeLimitError(Exception):
+    pass
+
+
+def test_what_is_asked_between_tensors_can_end_the_loading(saved: tuple[Path, Tensors]) -> None:
+    folder, tensors = saved
+    shards = whole(tensors)
+    filled: list[int] = []
+
+    def check() -> None:
+        filled.append(sum(not shard.target.isnan().any() for shard in shards))
+        if len(filled) > 5:
+            raise TimeLimitError
+
+    with pytest.raises(TimeLimitError):
+        load(shards, folder, check=check)
+    assert filled == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("kind", [Gemma2ForCausalLM, Gemma2ForTokenClassification])
 def test_untied_heads(tmp_path: Path, kind: type[PreTrainedModel]) -> None:
     model = build(kind, tie_word_embeddings=False)

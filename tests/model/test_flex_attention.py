@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import flex_attention as torch_flex
 
 from model import attention
 from model.attention import FlashAttention, FlexAttention, choose
@@ -17,12 +16,6 @@ from model.errors import ParameterError
 from .test_attention import CPU, MIXES, Case
 
 HEADS = (4, 2, 16)
-
-
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch run the operator as it is instead of tracing it for each shape."""
-    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
 def case_of(lengths: list[tuple[int, int]], **settings: Any) -> Case:

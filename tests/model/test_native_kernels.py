@@ -67,6 +67,16 @@ def test_gated(rows: int, width: int, depth: int) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_no_rows(quantization: Quantization) -> None:
+    """Fewer panels than threads are cut by rows, of which there may be none."""
+    kernels, x = NativeKernels(), torch.empty(0, 64, dtype=torch.bfloat16)
+    weight = normal(32, 64).bfloat16()
+    assert kernels.linear(weight, None, quantization)(x).shape == (0, 32)
+    assert kernels.gated(weight, quantization)(x).shape == (0, 16)
+
+
+@needs_native
 @pytest.mark.parametrize("rows", ROWS)
 def test_native_int8_is_plain_int8(rows: int) -> None:
     weight, x = normal(96, 64).bfloat16(), normal(rows, 64, seed=1).bfloat16()

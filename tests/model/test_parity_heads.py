@@ -1,6 +1,7 @@
-"""Rows 8 and 9 of the parity table at the model's level: hidden states and the two label heads.
+"""Rows 8 and 9 of the parity table at the model's level: the label heads, computed in every way.
 
-Which position of a prompt the sequence head is applied to is the engine's matter.
+What each way is held to: see `helpers.Pair`. Which position of a prompt the sequence head is
+applied to is the engine's matter.
 """
 
 from typing import Any
@@ -14,53 +15,47 @@ from model.errors import TaskError
 from model.gemma2 import Gemma2
 from model.parallel import TensorParallel
 
-from .helpers import config_of, oracle, oracle_logits, ours, random_ids, report
+from .helpers import Pair, config_of, oracle, oracle_logits, ours, random_ids, report
 from .pages import PagedModel, from_state_dict
+from .ways import Way, every_way, exact_ways
 
 LABELS: dict[str, Any] = {"id2label": {0: "red", 1: "green", 2: "blue"}}
 
 
+@exact_ways
 @pytest.mark.parametrize(
     "ids",
     [[5, 9, 7], [7, 5, 9, 0, 0], [0, 0, 5, 9, 7], [5, 0, 9, 0, 7], [0, 0, 0], [9], random_ids(40)],
     ids=["plain", "right pad", "left pad", "middle pad", "all pad", "single", "past the window"],
 )
-def test_row_8_sequence_classification(ids: list[int], record_property: Any) -> None:
-    reference = oracle("Gemma2ForSequenceClassification", **LABELS)
-    model = ours(reference)
-    hidden = PagedModel(model).run(ids)
+def test_row_8_sequence_classification(ids: list[int], way: Way, record_property: Any) -> None:
+    pair = Pair(way, "Gemma2ForSequenceClassification", **LABELS)
     rightmost = max((i for i, token in enumerate(ids) if token != 0), default=0)
-    with torch.no_grad():
-        want = reference(input_ids=torch.tensor([ids])).logits[0]
-    got = model.score(hidden[rightmost][None])[0]
-    assert got.shape == (3,)
-    found = float((got - want).abs().max())
-    report(record_property, "row 8", "max |Δ|", found)
-    assert found < 1e-4
+    got = pair.model.score(pair.paged(num_pages=32).run(ids)[rightmost][None])
+    assert got.shape == (1, 3)
+    pair.check(record_property, "row 8, alone", got, lambda model: oracle_logits(model, [ids]))
 
 
-def test_row_8_padding_beside_longer_texts(record_property: Any) -> None:
-    reference = oracle("Gemma2ForSequenceClassification", **LABELS)
-    model = ours(reference)
-    texts = [random_ids(n, seed=n) for n in (3, 12, 7)]
-    padded = torch.tensor([ids + [0] * (12 - len(ids)) for ids in texts])
-    with torch.no_grad():
-        want = reference(input_ids=padded).logits
-    last = PagedModel(model).step(list(enumerate(texts)))[[2, 14, 21]]
-    found = float((model.score(last) - want).abs().max())
-    report(record_property, "row 8", "max |Δ| in a batch", found)
-    assert found < 1e-4
+@every_way
+def test_row_8_padding_beside_longer_texts(way: Way, record_property: Any) -> None:
+    pair = Pair(way, "Gemma2ForSequenceClassification", **LABELS)
+    lengths = [3, 12, 7] * 8
+    texts = [random_ids(n, seed=seed) for seed, n in enumerate(lengths)]
+    padded = [ids + [0] * (12 - len(ids)) for ids in texts]
+    hidden = pair.paged(num_pages=128).step(list(enumerate(texts)))
+    got = pair.model.score(hidden[torch.tensor(lengths).cumsum(0) - 1])
+    pair.check(
+        record_property, "row 8, in a batch", got, lambda model: oracle_logits(model, padded)
+    )
 
 
-def test_row_9_token_classification(record_property: Any) -> None:
-    reference = oracle("Gemma2ForTokenClassification", **LABELS)
-    assert reference.score.bias.abs().max() > 0
-    model = ours(reference)
-    ids = random_ids(30)
-    got = model.score(PagedModel(model).run(ids))
-    found = float((got - oracle_logits(reference, ids)).abs().max())
-    report(record_property, "row 9", "max |Δ|", found)
-    assert found < 1e-4
+@every_way
+def test_row_9_token_classification(way: Way, record_property: Any) -> None:
+    pair = Pair(way, "Gemma2ForTokenClassification", **LABELS)
+    assert pair.exact.score.bias.abs().max() > 0
+    ids = random_ids(60)
+    got = pair.model.score(pair.paged(num_pages=64).run(ids))
+    pair.check(record_property, "row 9, every token", got, lambda model: oracle_logits(model, ids))
 
 
 def test_row_9_old_style_config(record_property: Any) -> None:

@@ -1,4 +1,7 @@
-"""Rows 1, 2, 4 and 7 of the parity table: our float32 model against transformers' eager one."""
+"""Rows 1, 2, 4 and 7 of the parity table: our model, computed in every way, against transformers'.
+
+What each way is held to: see `helpers.Pair`.
+"""
 
 from typing import Any
 
@@ -7,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from .helpers import oracle, oracle_logits, ours, random_ids, report
-from .pages import PagedModel
+from .helpers import Pair, flat_logits, oracle, oracle_logits, random_ids
+from .ways import Way, every_way
 
 UNCAPPED: dict[str, Any] = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -27,113 +30,110 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def difference(got: Tensor, want: Tensor) -> float:
-    assert got.shape == want.shape
-    return float((got - want).abs().max())
-
-
+@every_way
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_row_1_logits(variant: str, record_property: Any) -> None:
-    reference = oracle(**VARIANTS[variant])
-    model = ours(reference)
+def test_row_1_logits(variant: str, way: Way, record_property: Any) -> None:
+    pair = Pair(way, **VARIANTS[variant])
     ids = random_ids(150)
-    got = model.logits(PagedModel(model).run(ids))
-    found = difference(got, oracle_logits(reference, ids))
-    report(record_property, "row 1", f"max |Δ| {variant}", found)
-    assert found < 1e-4
+    got = pair.model.logits(pair.paged(num_pages=128).run(ids))
+    pair.check(record_property, f"row 1, {variant}", got, lambda model: oracle_logits(model, ids))
 
 
 def test_row_1_would_notice_a_missing_cap() -> None:
     capped = oracle(qk_scale=3.0)
     uncapped = oracle(qk_scale=3.0, **UNCAPPED)
     ids = random_ids(150)
-    assert difference(oracle_logits(capped, ids), oracle_logits(uncapped, ids)) > 1e-2
+    assert float((oracle_logits(capped, ids) - oracle_logits(uncapped, ids)).abs().max()) > 1e-2
 
 
 W = 8
 
 
-@pytest.mark.parametrize("length", [W - 1, W, W + 1, 5 * W + 3])
-def test_row_2_window_edge(length: int, record_property: Any) -> None:
-    reference = oracle(sliding_window=W)
-    model = ours(reference)
-    ids = random_ids(length)
-    want = oracle_logits(reference, ids)
-    ways = {
+@every_way
+@pytest.mark.parametrize("length", [W - 1, W, W + 1, 4 * W + 3])
+def test_row_2_window_edge(length: int, way: Way, record_property: Any) -> None:
+    pair = Pair(way, sliding_window=W)
+    texts = [random_ids(length, seed=seed) for seed in range(3)]
+    feeds = {
         "one shot": [length],
         "chunked": [3] * (length // 3) + ([length % 3] if length % 3 else []),
         "token by token": [1] * length,
     }
-    for way, sizes in ways.items():
-        found = difference(model.logits(PagedModel(model).run(ids, sizes)), want)
-        report(record_property, "row 2", f"max |Δ| of {length} tokens, window {W}, {way}", found)
-        assert found < 1e-4
+    for feed, sizes in feeds.items():
+        got = pair.model.logits(pair.paged(num_pages=96).feed(texts, sizes)[-1])
+        what = f"row 2, {length} tokens, window {W}, {feed}"
+        pair.check(record_property, what, got, lambda model: flat_logits(model, texts))
 
 
+@every_way
 @pytest.mark.parametrize("chunk", [[1] * 20, [12, 8], [20]])
-def test_row_2_a_token_reaches_exactly_w_queries(chunk: list[int]) -> None:
-    reference = oracle(num_hidden_layers=1, layer_types=["sliding_attention"], sliding_window=W)
-    model = ours(reference)
+def test_row_2_a_token_reaches_exactly_w_queries(chunk: list[int], way: Way) -> None:
+    pair = Pair(way, num_hidden_layers=1, layer_types=["sliding_attention"], sliding_window=W)
     ids = random_ids(20)
     changed = [ids[0] + 1, *ids[1:]]
-    before = PagedModel(model).run(ids, chunk)
-    after = PagedModel(model).run(changed, chunk)
+    before = pair.paged(num_pages=32).run(ids, chunk)
+    after = pair.paged(num_pages=32).run(changed, chunk)
     differs = (before != after).any(-1).tolist()
     assert differs == [True] * W + [False] * (20 - W)
 
 
+@every_way
 @pytest.mark.parametrize("chunk", [1, 5])
-def test_row_2_keys_out_of_the_window_have_no_effect(chunk: int) -> None:
+def test_row_2_keys_out_of_the_window_have_no_effect(chunk: int, way: Way) -> None:
     """The page that the window's first key is on holds older keys: they are replaced by NaN."""
-    model = ours(oracle(sliding_window=W))
+    pair = Pair(way, sliding_window=W)
     start = 3 * W + 2
     ids = random_ids(start + chunk)
     results = []
     for spoil in (False, True):
-        driver = PagedModel(model, page_size=16)
+        driver = pair.paged(page_size=16, num_pages=16)
         driver.run(ids[:start])
         if spoil:
             table = driver.tables[0, "sliding_attention"]
             dead = np.arange(table.first_key, start - W + 1) - table.first_key
             assert dead.size
             slots = np.array(table.pages)[dead // 16] * 16 + dead % 16
-            for layer, kind in enumerate(model.config.layer_types):
+            for layer, kind in enumerate(pair.model.config.layer_types):
                 if kind == "sliding_attention":
                     for pages in driver.cache.layer(layer):
-                        pages.flatten(0, 1)[slots] = torch.nan
+                        pages.flatten(0, 1)[slots] = driver.poison
         results.append(driver.step([(0, ids[start:])]))
     assert results[0].isfinite().all()
     assert torch.equal(*results)
 
 
-def test_row_4_packed_batch_is_left_padded_batch_and_alone(record_property: Any) -> None:
-    reference = oracle()
-    model = ours(reference)
+@every_way
+def test_row_4_packed_batch_is_left_padded_batch_and_alone(way: Way, record_property: Any) -> None:
+    pair = Pair(way)
     lengths = [1, 5, 8, 9, 23, 40]
     prompts = [random_ids(n, seed=n) for n in lengths]
     width = max(lengths)
     padded = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    batched = oracle_logits(reference, padded, attention_mask=mask, position_ids=positions)
-    packed = model.logits(PagedModel(model).step(list(enumerate(prompts))))
-    found = 0.0
-    for prompt, left_padded, got in zip(
-        prompts, batched, torch.split(packed, lengths), strict=True
-    ):
-        alone = oracle_logits(reference, prompt)
-        for want in (alone, left_padded[width - len(prompt) :]):
-            found = max(found, difference(got, want))
-            assert got[-1].argmax() == want[-1].argmax()
-    report(record_property, "row 4", "max |Δ|", found)
-    assert found < 1e-4
+    inputs = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+    def in_one_batch(model: Any) -> Tensor:
+        rows = oracle_logits(model, padded, **inputs)
+        return torch.cat([row[width - n :] for row, n in zip(rows, lengths, strict=True)])
+
+    packed = pair.model.logits(pair.paged(num_pages=128).step(list(enumerate(prompts))))
+    alone = flat_logits(pair.exact, prompts)
+    if way.exact:
+        assert torch.equal(packed.argmax(-1), alone.argmax(-1))
+    pair.check(record_property, "row 4, packed and left-padded", packed, in_one_batch)
+    pair.check(
+        record_property,
+        "row 4, packed and alone",
+        packed,
+        lambda model: flat_logits(model, prompts),
+    )
 
 
-def test_row_4_prefill_chunks_and_decodes_in_one_step(record_property: Any) -> None:
+@every_way
+def test_row_4_prefill_chunks_and_decodes_in_one_step(way: Way, record_property: Any) -> None:
     """Sequences start, continue and decode in the same steps, some beyond the window."""
-    reference = oracle()
-    model = ours(reference)
-    driver = PagedModel(model)
+    pair = Pair(way)
+    driver = pair.paged(num_pages=128)
     plans = {0: [9, 1, 1, 1, 1], 1: [1, 1, 7, 1, 3], 2: [0, 30, 1, 1, 1], 3: [12, 12, 12, 12, 1]}
     ids = {name: random_ids(sum(sizes), seed=name) for name, sizes in plans.items()}
     got: dict[int, list[Tensor]] = {name: [] for name in plans}
@@ -147,24 +147,19 @@ def test_row_4_prefill_chunks_and_decodes_in_one_step(record_property: Any) -> N
         parts = torch.split(driver.step(work), [len(new) for _, new in work])
         for (name, _), part in zip(work, parts, strict=True):
             got[name].append(part)
-    found = max(
-        difference(model.logits(torch.cat(got[name])), oracle_logits(reference, ids[name]))
-        for name in plans
+    pair.check(
+        record_property,
+        "row 4, mixed steps",
+        pair.model.logits(torch.cat([torch.cat(got[name]) for name in plans])),
+        lambda model: flat_logits(model, [ids[name] for name in plans]),
     )
-    report(record_property, "row 4", "max |Δ| mixed steps", found)
-    assert found < 1e-4
 
 
+@every_way
 @pytest.mark.parametrize("qk_scale", [1.0, 3.0])
-def test_row_7_every_hidden_state(qk_scale: float, record_property: Any) -> None:
-    reference = oracle(qk_scale=qk_scale)
-    model = ours(reference)
+def test_row_7_every_hidden_state(qk_scale: float, way: Way, record_property: Any) -> None:
+    pair = Pair(way, qk_scale=qk_scale)
     ids = random_ids(60)
     got: list[Tensor] = []
-    PagedModel(model).step([(0, ids)], collect=got)
-    with torch.no_grad():
-        want = reference(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-    assert len(got) == len(want) == model.config.num_hidden_layers + 1
-    relative = [difference(g, w[0]) / float(w.abs().max()) for g, w in zip(got, want, strict=True)]
-    report(record_property, "row 7", f"max relative |Δ|, q and k x {qk_scale:g}", max(relative))
-    assert max(relative) < 1e-4
+    pair.paged(num_pages=64).step([(0, ids)], collect=got)
+    pair.check_states(record_property, f"row 7, q and k x {qk_scale:g}", got, [ids])

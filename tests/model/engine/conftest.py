@@ -8,6 +8,7 @@ from model import Engine, EngineConfig
 from model.engine.watchdog import OnStuck
 from tests.model.helpers import oracle
 from tests.model.tokenizer_fixture import write_tokenizer
+from tests.model.ways import Way
 
 MakeEngine = Callable[..., Engine]
 LABELS = {"id2label": {0: "O", 1: "B-NAME", 2: "I-NAME"}}
@@ -15,10 +16,26 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lm": ("Gemma2ForCausalLM", {}),
     "classifier": ("Gemma2ForSequenceClassification", LABELS),
     "tagger": ("Gemma2ForTokenClassification", LABELS),
+    # With heads of a size that every backend takes.
+    "lm-32": ("Gemma2ForCausalLM", {"head_dim": 32}),
+    "classifier-32": ("Gemma2ForSequenceClassification", {"head_dim": 32, **LABELS}),
+    "tagger-32": ("Gemma2ForTokenClassification", {"head_dim": 32, **LABELS}),
     # With tokenizer files, and the vocabulary that they need.
     "text-lm": ("Gemma2ForCausalLM", {"vocab_size": 2048}),
     "text-tagger": ("Gemma2ForTokenClassification", {"vocab_size": 2048, **LABELS}),
 }
+
+
+def settings_of(way: Way, name: str = "lm") -> dict[str, Any]:
+    """What `make` needs to build an engine that computes in this way."""
+    return {
+        "name": name if way.attention == "reference" else f"{name}-32",
+        "dtype": str(way.dtype).removeprefix("torch."),
+        "kernels": way.kernels,
+        "attention": way.attention,
+        # As written for a CPU, FlexAttention looks at every page.
+        "kv_cache_bytes": 1 << 19,
+    }
 
 
 @pytest.fixture(scope="session")

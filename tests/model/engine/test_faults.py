@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,6 +20,8 @@ import psutil
 import pytest
 
 from model import Engine, EngineConfig, EngineDeadError, SamplingParams
+from model.checkpoint import Shard
+from model.engine import runner
 from tests.model.helpers import random_ids, report
 
 from .conftest import MakeEngine
@@ -87,6 +89,21 @@ def test_a_fault_ends_the_group_soon(
     took = run_into(f"{how}:{when}:1", SAYS[how])
     report(record_property, "faults", f"seconds from {how} at {when} to the end", took)
     assert took < ENDS_WITHIN_S[how]
+
+
+@pytest.mark.slow
+def test_a_leader_that_is_still_loading_ends_too(
+    run_into: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, until = runner.load, time.monotonic() + 60
+
+    def load_for_a_minute(shards: Iterable[Shard], *arguments: Any) -> None:
+        tensors = list(shards)
+        while time.monotonic() < until:
+            load(tensors, *arguments)
+
+    monkeypatch.setattr(runner, "load", load_for_a_minute)
+    assert run_into("kill:load:1", SAYS["kill"]) < ENDS_WITHIN_S["kill"]
 
 
 @pytest.mark.slow

@@ -1,59 +1,73 @@
 """Rows 8 and 9 of the parity table through the engine, and label spans on text."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from model.outputs import Entity
 from model.pooling import Scores, entities_of, last_real_position
 from model.tasks import TagTokens
-from tests.model.helpers import oracle, random_ids
+from tests.model.helpers import Pair, flat_logits, oracle, oracle_logits, random_ids
+from tests.model.ways import Way, every_way
 
-from .conftest import LABELS, MakeEngine
+from .conftest import LABELS, MakeEngine, settings_of
 
 REAL = random_ids(11, seed=3)
 PAD = 0
+PROMPTS = {
+    "no pad": REAL,
+    "right": [*REAL, PAD, PAD, PAD],
+    "left": [PAD, PAD, *REAL],
+    "middle": [*REAL[:5], PAD, PAD, *REAL[5:], PAD],
+    "all pad": [PAD] * 6,
+    "single": [7],
+    "several chunks": random_ids(70, seed=4),
+    # Enough values for a mean.
+    **{f"{count} tokens": random_ids(count, seed=count) for count in range(20, 32)},
+}
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        pytest.param(REAL, id="no pad"),
-        pytest.param([*REAL, PAD, PAD, PAD], id="right"),
-        pytest.param([PAD, PAD, *REAL], id="left"),
-        pytest.param([*REAL[:5], PAD, PAD, *REAL[5:], PAD], id="middle"),
-        pytest.param([PAD] * 6, id="all pad"),
-        pytest.param([7], id="single"),
-        pytest.param(random_ids(70, seed=4), id="several chunks"),
-    ],
-)
-def test_row_8_sequence_classification(make: MakeEngine, prompt: list[int]) -> None:
-    reference = oracle("Gemma2ForSequenceClassification", seed=5, qk_scale=2.0, **LABELS)
-    with torch.no_grad():
-        logits = reference(torch.tensor([prompt])).logits[0]
-    output = make("classifier").classify([random_ids(30), prompt])[1]
-    error = (torch.tensor(output.logits) - logits).abs().max().item()
-    print(f"\nrow 8: max |Δ| = {error:.1e}")
-    assert error < 1e-4
-    assert [s.score for s in output.scores] == pytest.approx(logits.softmax(-1).tolist(), abs=1e-5)
-    assert output.label == LABELS["id2label"][int(logits.argmax())]
+@every_way
+def test_row_8_sequence_classification(make: MakeEngine, way: Way, record_property: Any) -> None:
+    pair = Pair(way, "Gemma2ForSequenceClassification", seed=5, qk_scale=2.0, **LABELS)
+    engine = make(**settings_of(way, "classifier"))
+    prompts = [*PROMPTS.values()]
+    for turn in ("computed", "partly remembered"):
+        outputs = engine.classify(prompts)
+        logits = torch.tensor([output.logits for output in outputs])
+        pair.check(
+            record_property,
+            f"row 8, {turn}",
+            logits,
+            lambda model: flat_logits(model, prompts),
+        )
+        for output, row in zip(outputs, logits, strict=True):
+            scores = [score.score for score in output.scores]
+            assert scores == pytest.approx(row.softmax(-1).tolist(), abs=1e-5)
+            assert output.label == LABELS["id2label"][int(row.argmax())]
+    assert engine.stats.prefix_hit_tokens > 0
 
 
-def test_row_9_token_classification(make: MakeEngine) -> None:
-    reference = oracle("Gemma2ForTokenClassification", seed=5, qk_scale=2.0, **LABELS)
-    engine = make("tagger")
-    prompt = random_ids(45, seed=6)
-    with torch.no_grad():
-        probabilities = reference(torch.tensor([prompt])).logits[0].softmax(-1)
-    engine.add_request(prompt, [TagTokens("x" * 45, tuple((n, n + 1) for n in range(45)))])
+@every_way
+def test_row_9_token_classification(make: MakeEngine, way: Way, record_property: Any) -> None:
+    pair = Pair(way, "Gemma2ForTokenClassification", seed=5, qk_scale=2.0, **LABELS)
+    engine = make(**settings_of(way, "tagger"))
+    prompt = random_ids(75, seed=6)
+    engine.add_request(prompt, [TagTokens("x" * 75, tuple((n, n + 1) for n in range(75)))])
     outputs = []
     while engine.has_work:
         outputs += [update.output for update in engine.step() if update.output]
     result = outputs[0].results[0]
-    best, indices = probabilities.max(-1)
-    assert list(result.token_labels) == [LABELS["id2label"][i] for i in indices.tolist()]
-    error = max(abs(a - b) for a, b in zip(result.token_scores, best.tolist(), strict=True))
-    print(f"\nrow 9: max |Δp| = {error:.1e}")
-    assert error < 1e-4
+    pair.check(
+        record_property,
+        "row 9, probabilities",
+        torch.tensor(result.token_scores),
+        lambda model: oracle_logits(model, prompt).float().softmax(-1).max(-1).values,
+    )
+    if way.exact:
+        best = oracle_logits(pair.exact, prompt).argmax(-1).tolist()
+        assert list(result.token_labels) == [LABELS["id2label"][i] for i in best]
 
 
 def test_tags_are_spans_of_the_text(make: MakeEngine) -> None:

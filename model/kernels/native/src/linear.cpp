@@ -83,6 +83,7 @@ struct Tile {
 
 template <class Kind>
 void multiply(const Job& job, long panels, int threads) {
+  if (job.rows == 0) return;  // the last layer, in a step that nobody wants a row of
   // A panel is read once per block of rows, so blocks are as long as the threads allow.
   const long wanted = 4L * threads;
   const long blocks = panels >= wanted ? 1 : std::min((wanted + panels - 1) / panels,
