@@ -82,7 +82,7 @@ def test_replayed_steps_are_the_plain_ones(paged: PagedModel) -> None:
         batch = paged._batch([(name, [token + name]) for name in names])
         with torch.inference_mode():
             want = forward(paged, batch)
-            got = graphs.run(batch)
+            got = graphs.run(batch, torch.from_numpy(batch.token_ids))
         torch.testing.assert_close(got, want)
         kept.append((got, want))
     assert recorder.count == 3  # of four, of two and of one
@@ -105,7 +105,8 @@ def test_a_capture_that_fails_is_the_last_one(
     graphs = DecodeGraphs(paged.model, paged.cache, paged.free.pop(), paged.backend, fail)
     batch = paged._batch([(0, [5])])
     with torch.inference_mode():
-        torch.testing.assert_close(graphs.run(batch), forward(paged, batch))
+        got = graphs.run(batch, torch.from_numpy(batch.token_ids))
+        torch.testing.assert_close(got, forward(paged, batch))
     assert not graphs.takes(batch)
     assert "decoding without CUDA graphs" in caplog.text
 
