@@ -40,11 +40,11 @@ class LogitAnswers(NamedTuple):
             self.targets.wait()
 
     def tokens(self) -> list[SampledToken]:
-        """Return a token for each draw, once they are known to the host."""
-        return self.draws.wait() if self.draws is not None else []
+        """Return a token for each draw, once the host knows them."""
+        return self.draws.tokens() if self.draws is not None else []
 
     def logprobs(self) -> list[float]:
-        """Return log p of each target, once they are known to the host."""
+        """Return log p of each target, once the host knows them."""
         return self.targets.wait().tolist() if self.targets is not None else []
 
 

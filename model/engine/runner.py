@@ -153,7 +153,7 @@ class Runner:
         if not batch.carried:
             return token_ids
         assert drawn is not None, "nothing was drawn in the step before"
-        rows, places = self._tensor(np.array(batch.carried, dtype=np.int64).T)
+        rows, places = self._tensor(np.array(batch.carried, dtype=np.int64).T.copy())
         return token_ids.index_copy(0, rows, drawn[places])
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> Tensor:

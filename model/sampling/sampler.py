@@ -74,8 +74,13 @@ class Draws:
         self.ids = ids
         self._ids, self._logprobs, self._tops = ToHost(ids), ToHost(logprobs), tops
 
-    def wait(self) -> list[SampledToken]:
-        """Return the tokens, once they are known to the host."""
+    def wait(self) -> None:
+        """Wait until the host knows them."""
+        self._ids.wait()
+        self._logprobs.wait()
+
+    def tokens(self) -> list[SampledToken]:
+        """Return them, once the host knows them."""
         ids, logprobs = self._ids.wait().tolist(), self._logprobs.wait().tolist()
         return [
             SampledToken(token_id, logprob, self._tops.get(i, ()))
@@ -87,7 +92,7 @@ def sample(
     logits_RV: Tensor, rows: Sequence[SamplingRow], vocabulary: Vocabulary | None = None
 ) -> list[SampledToken]:
     """Draw the next token of each row, and wait for it; as `start_sampling`."""
-    return start_sampling(logits_RV, rows, vocabulary).wait()
+    return start_sampling(logits_RV, rows, vocabulary).tokens()
 
 
 def start_sampling(
