@@ -90,7 +90,6 @@ class Scheduler:
         if sequence.is_prompt:
             self.admitter.computed(self.running[sequence.request_id], chunk.start)
         self.cache.trim(sequence.cache)
-        sequence.carried = None
         if chunk.last:
             sequence.is_prompt = False
 

@@ -28,6 +28,13 @@ ON_DEVICE: dict[str, dict[str, Any]] = {
     "one": {"max_tokens": 1},
     "two": {"max_tokens": 2, "temperature": 1.0, "seed": 3},
     "three answers": {"max_tokens": 9, "temperature": 1.0, "seed": 4, "n": 3},
+    "three ends": {
+        "max_tokens": 25,
+        "temperature": 1.0,
+        "seed": 7,
+        "n": 3,
+        "stop_token_ids": list(range(30, 40)),
+    },
     "biased": {"max_tokens": 12, "logit_bias": {7: 3.0, 90: 4.0}},
     "late": {"max_tokens": 12, "min_tokens": 6, "stop_token_ids": list(range(40, 103))},
     "soon": {

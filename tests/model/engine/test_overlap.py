@@ -125,7 +125,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"kv_cache_bytes": 1 << 17}, {"max_sequences": 3}, {"schedule": "fcfs"}],
+        [{"kv_cache_bytes": 3 << 16}, {"max_sequences": 3}, {"schedule": "fcfs"}],
         ids=str,
     )
     def test_with_little_room(self, make: MakeEngine, settings: dict[str, Any]) -> None:
@@ -133,9 +133,13 @@ class TestAnswers:
         expected = run(make(overlap=False), requests)
         assert_same(run(make(overlap=True, **settings), requests), expected)
 
-    def test_more_sequences_than_a_step_computes(self, make: MakeEngine) -> None:
-        requests = requests_of({f"r{n}": {"max_tokens": 3 + n % 7} for n in range(30)})
+    def test_a_sequence_that_a_step_has_no_room_for(self, make: MakeEngine) -> None:
+        requests: Requests = {
+            "wide": (random_ids(16), [Generate(params(max_tokens=6, n=16, temperature=1, seed=1))]),
+            "last": (random_ids(1, seed=1), [Generate(params(max_tokens=9))]),
+        }
         expected = run(make(overlap=False), requests)
+        # The last one draws while the wide one forks, which then fills the steps up.
         assert_same(run(make(overlap=True, max_batch_tokens=16), requests), expected)
 
     @pytest.mark.parametrize("checkpoint", ["classifier", "tagger"])

@@ -8,6 +8,7 @@ With overlap, steps are settled when the next one has been launched.
 import itertools
 import random
 
+import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -115,6 +116,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     def write(self, chunks: list[Chunk]) -> None:
         """Put what the model would compute where the batch says."""
         batch = pack(chunks, self.scheduler.cache, [])
+        carried = dict(batch.carried)
+        assert carried.keys() == set(np.flatnonzero(batch.token_ids == UNKNOWN).tolist())
+        for row, place in carried.items():
+            before, _ = self.flight[place]
+            now = chunks[int(np.searchsorted(np.cumsum(batch.query_lens), row, side="right"))]
+            assert (now.sequence, now.start) == (before.sequence, before.end), "another's token"
         for source, target in batch.copies:
             for offset in range(PAGE):
                 copied = self.content.get(source * PAGE + offset, ())
