@@ -40,6 +40,7 @@ CHECKS = {
     "parity": "engine",
     "bfloat16": "engine",
     "graphs": "engine",
+    "overlap": "engine",
     "decode": "steps",
     "prefill": "steps",
     "generate": "throughput",

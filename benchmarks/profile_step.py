@@ -34,7 +34,7 @@ from benchmarks.workloads import Request, Workload
 from model import block, gemma2, layers
 from model.attention import AttentionBackend
 from model.detokenizer import Detokenizer
-from model.engine import core, queries
+from model.engine import core, flight, queries
 from model.engine.completion import CompletionReader
 from model.engine.scheduler import Scheduler
 from model.errors import GemmarayError
@@ -55,15 +55,16 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("schedule", "engine", Scheduler, "schedule"),
-    Part("pack", "engine", core, "pack"),
+    Part("pack", "engine", flight, "pack"),
     Part("plan attention", "engine", gemma2.Gemma2, "plan"),
     Part("accept tokens", "engine", CompletionReader, "accept"),
     Part("detokenize", "engine", Detokenizer, "push"),
     Part("trim pages", "engine", HybridCache, "trim"),
-    Part("complete", "engine", Scheduler, "complete"),
+    Part("complete", "engine", Scheduler, "launched"),
+    Part("complete", "engine", Scheduler, "settle"),
     Part("updates", "engine", core.EngineCore, "_updates"),
     Part("rest of step", "engine", core.EngineCore, "step"),
-    Part("sample", "model", queries, "sample"),
+    Part("sample", "model", queries, "start_sampling"),
     Part("head", "model", gemma2.Gemma2, "logits"),
     Part("rest of forward", "model", gemma2.Gemma2, "forward"),
     Part("residuals", "model", block.Gemma2Layer, "forward"),

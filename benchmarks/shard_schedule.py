@@ -70,15 +70,15 @@ def counted(shard_rows: Sequence[Row], prefix_len: int) -> Iterator[Counter[int]
     """Count the tokens of each prefix that are computed meanwhile."""
     owner = {tuple(row.prompt[:prefix_len]): row.prefix for row in shard_rows}
     counts: Counter[int] = Counter()
-    complete = Scheduler.complete
+    launched = Scheduler.launched
 
     def counting(self: Scheduler, chunk: Chunk) -> None:
         if chunk.sequence.is_prompt and chunk.start < prefix_len:
             prefix = owner[tuple(chunk.sequence.tokens[:prefix_len])]
             counts[prefix] += min(chunk.start + chunk.count, prefix_len) - chunk.start
-        complete(self, chunk)
+        launched(self, chunk)
 
-    with patch.object(Scheduler, "complete", counting):
+    with patch.object(Scheduler, "launched", counting):
         yield counts
 
 

@@ -157,6 +157,9 @@ class EngineConfig(Settings):
             activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
             are. "fp8" does the same in float8_e4m3fn, on GPUs from compute capability 8.9 on.
         cuda_graphs: replay captured decode steps on CUDA, where one rank computes alone.
+        overlap: launch a step before the tokens of the one before it are known to the host, so that
+            the device need not wait for it. Takes one rank. None does so on CUDA alone: on a CPU
+            nothing is gained.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
     """
@@ -177,4 +180,5 @@ class EngineConfig(Settings):
     kernels: KernelsName = "auto"
     quantization: Quantization = "none"
     cuda_graphs: bool = True
+    overlap: bool | None = None
     threads: int | None = Field(default=None, ge=1)

@@ -1,6 +1,8 @@
-"""The engine on the device: parity, bfloat16, graphs on and off, ranks."""
+"""The engine on the device: parity, bfloat16, graphs and overlap on and off, ranks."""
 
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +94,48 @@ def bfloat16(setup: Setup) -> Details:
 def graphs(setup: Setup) -> Details:
     """Generate in bfloat16 with decode steps replayed as CUDA graphs, and launched one by one."""
     setup.need_cuda()
+    return _on_and_off(setup, "cuda_graphs")
+
+
+def overlap(setup: Setup) -> Details:
+    """Generate in bfloat16 with steps launched before the tokens of the last are known, and after.
+
+    On CUDA it also counts what made the host wait while it launched: nothing should.
+    """
+    details = _on_and_off(setup, "overlap")
+    if setup.on_cuda:
+        with _engine(setup, ensure("tiny"), dtype="bfloat16", overlap=True) as engine:
+            engine.generate(PROMPTS, ANSWER)
+            details["host_waits"] = _waits(lambda: engine.generate(PROMPTS, ANSWER))
+    return details
+
+
+def _on_and_off(setup: Setup, setting: str) -> Details:
+    """Generate with a setting on and off, the second time against the clock: answers are equal."""
     folder = ensure("tiny")
     answers, details = {}, Details()
     for on in (True, False):
-        with _engine(setup, folder, dtype="bfloat16", cuda_graphs=on) as engine:
+        with _engine(setup, folder, dtype="bfloat16", **{setting: on}) as engine:
             engine.generate(PROMPTS, ANSWER)
             start = time.perf_counter()
             outs = engine.generate(PROMPTS, ANSWER)
-            details["replayed_s" if on else "launched_s"] = significant(time.perf_counter() - start)
+            details["on_s" if on else "off_s"] = significant(time.perf_counter() - start)
         answers[on] = [out.token_ids for out in outs]
     if answers[True] != answers[False]:
-        raise CheckFailedError("replayed steps give other tokens than launched ones")
+        raise CheckFailedError(f"answers with {setting} differ from those without")
     return details
+
+
+def _waits(run: Callable[[], object]) -> list[str]:
+    """Name the places at which torch waited for the device, but for events that it waited for."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught})
 
 
 def tensor_parallel(setup: Setup) -> Details:

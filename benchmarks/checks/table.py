@@ -68,6 +68,13 @@ def _ceilings(result: Result) -> Iterator[Row]:
     yield Row("ceilings", "copy, read and written", f"{result['copy_gb_per_s']:g} GB/s")
 
 
+def _switched(result: Result) -> Iterator[Row]:
+    seconds = f"{result['on_s']:g} s on, {result['off_s']:g} s off"
+    yield Row(result["check"], "the tiny model", f"same answers, {seconds}")
+    if "host_waits" in result:
+        yield Row(result["check"], "host waits at", ", ".join(result["host_waits"]), "none")
+
+
 def _decode(result: Result) -> Iterator[Row]:
     for name, figures in result.items():
         if not isinstance(figures, dict) or "attention" not in figures:
@@ -123,6 +130,8 @@ def _random(result: Result) -> Result:
 _LINES = {
     "versions": _versions,
     "ceilings": _ceilings,
+    "graphs": _switched,
+    "overlap": _switched,
     "decode": _decode,
     "prefill": _prefill,
     "generate": _workloads,

@@ -47,6 +47,7 @@ class CompletionReader:
             output_ids=self.token_ids,
         )
         self._detokenizer = tokenizer.detokenizer() if tokenizer is not None else None
+        self._asked = 0
         self._stops = StopChecker(params.stop) if params.stop else None
         self._stop_string: str | None = None
         self._cumulative = 0.0
@@ -61,15 +62,20 @@ class CompletionReader:
         """Ask for a draw after the last token that is known."""
         if chunk.last:
             plan.draw(row + chunk.count - 1, self)
+            self._asked += 1
+
+    def carry(self) -> "CompletionReader | None":
+        """Go on after a draw unless it is the last one."""
+        return self if self._asked < self.limit else None
 
     def continuations(self) -> list[Continuation]:
         """Go on with the token drawn last, unless it was the end."""
         return [] if self.done else [(self, [self.token_ids[-1]])]
 
     def sampling_row(self) -> SamplingRow:
-        """Say how the next token is drawn."""
+        """Say how the token that was asked for last is drawn."""
         row = self._row
-        row.step = len(self.token_ids)
+        row.step = self._asked - 1
         row.banned = tuple(self._ends) if row.step < self._min_tokens else ()
         return row
 

@@ -21,6 +21,7 @@ from model.tokenizer import GemmaTokenizer, load_tokenizer
 
 from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
+from .flight import Flight
 from .memory import count_pages, free_bytes, idle_pages, kv_share, most_pages
 from .pacing import Pacer
 from .readers import PromptReader
@@ -28,7 +29,6 @@ from .request import Prompt, Request, RequestFactory
 from .runner import RankSetup
 from .scheduler import Scheduler
 from .sequence import Sequence as EngineSequence
-from .step import StepPlan, pack
 from .watchdog import OnStuck
 
 CPU_BATCH_TOKENS = 512
@@ -44,7 +44,7 @@ class EngineStats:
         prompt_tokens: prompt tokens computed.
         prefix_queried_tokens: prompt tokens, in whole pages, that might have been computed before.
         prefix_hit_tokens: those of them that were, and were not computed again.
-        output_tokens: tokens drawn.
+        output_tokens: tokens drawn, as far as they became part of an answer.
         finished: requests that ended.
     """
 
@@ -84,6 +84,8 @@ class EngineCore:
             cuda_graphs=config.cuda_graphs,
         )
         self.dtype = setup.dtype
+        self._overlaps = _overlaps(config, device_type)
+        self._flight: Flight | None = None
         self.max_model_len = self.model_config.model_len(config.max_model_len)
         size = config.tensor_parallel
         self._executor: Executor = (
@@ -104,7 +106,7 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute anything."""
+        """Whether any request has not ended: then a step goes on with it."""
         return self._scheduler.has_work
 
     @property
@@ -155,31 +157,21 @@ class EngineCore:
         return request_id
 
     def step(self) -> list[RequestUpdate]:
-        """Compute one step and say what it did for whom; empty when there is nothing to do.
+        """Compute one step and say what was done for whom; empty when there is nothing to do.
+
+        With overlap, what is said is mostly of the step before: while there is work, there may be
+        nothing to say yet.
 
         Raises:
             EngineDeadError: a rank died; this engine is of no more use.
         """
-        chunks = self._scheduler.schedule()
-        if not chunks:
-            return []
-        plan, row = StepPlan(), 0
-        for chunk in chunks:
-            chunk.sequence.reader.want(plan, chunk, row)
-            row += chunk.count
-        tails = plan.keep_tails([chunk.count for chunk in chunks])
-        batch = pack(chunks, self._scheduler.cache, plan.logit_rows, tails)
-        hidden, answers = self._executor.run(batch, plan.queries())
-        plan.settle(hidden, answers, self._executor.runner.head)
-        self.stats.steps += 1
-        self.stats.output_tokens += plan.num_draws
-        for chunk in chunks:
-            if chunk.sequence.is_prompt:
-                self.stats.prompt_tokens += chunk.count
-            self._scheduler.complete(chunk)
-        self.stats.prefix_queried_tokens = self._scheduler.admitter.reusable_tokens
-        self.stats.prefix_hit_tokens = self._scheduler.admitter.reused_tokens
-        return self._updates(dict.fromkeys(chunk.sequence.request_id for chunk in chunks))
+        launched = self._launch()
+        due = [flight for flight in (self._flight, launched) if flight is not None]
+        self._flight = None
+        if launched is not None and self._overlaps and launched.may_wait:
+            self._flight = due.pop()
+            launched.carry()
+        return self._updates({name: None for flight in due for name in self._settle(flight)})
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free what it holds; False if it is not known (any more)."""
@@ -217,6 +209,7 @@ class EngineCore:
         """End the other ranks. The engine can't be used afterwards."""
         if not self._closed:
             self._closed = True
+            self._flight = None
             self._executor.close()
 
     def __enter__(self) -> Self:
@@ -294,6 +287,30 @@ class EngineCore:
             )
         return admission
 
+    def _launch(self) -> Flight | None:
+        """Have the next step computed, if there is anything to compute."""
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return None
+        flight = Flight(chunks, self._scheduler.cache, self._executor)
+        self.stats.steps += 1
+        for chunk in chunks:
+            if chunk.sequence.is_prompt:
+                self.stats.prompt_tokens += chunk.count
+            self._scheduler.launched(chunk)
+        self.stats.prefix_queried_tokens = self._scheduler.admitter.reusable_tokens
+        self.stats.prefix_hit_tokens = self._scheduler.admitter.reused_tokens
+        return flight
+
+    def _settle(self, flight: Flight) -> list[str]:
+        """Wait for a step and go on after it; returns the requests that it was computed for."""
+        self.stats.output_tokens += flight.settle()
+        # Some may have ended while it was on its way.
+        chunks = [chunk for chunk in flight.chunks if not chunk.sequence.ended]
+        for chunk in chunks:
+            self._scheduler.settle(chunk)
+        return [chunk.sequence.request_id for chunk in chunks]
+
     def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
         updates = []
         for request_id in request_ids:
@@ -315,6 +332,16 @@ def _threads(config: EngineConfig, device_type: str) -> int | None:
     if config.threads is not None or device_type != "cpu" or config.tensor_parallel == 1:
         return config.threads
     return max(1, torch.get_num_threads() // config.tensor_parallel)
+
+
+def _overlaps(config: EngineConfig, device_type: str) -> bool:
+    if config.overlap and config.tensor_parallel > 1:
+        raise ParameterError(
+            f"overlap needs a single rank, but tensor_parallel is {config.tensor_parallel}: "
+            "leave overlap out"
+        )
+    wanted = device_type == "cuda" if config.overlap is None else config.overlap
+    return wanted and config.tensor_parallel == 1
 
 
 def _device_type(config: EngineConfig) -> str:

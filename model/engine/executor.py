@@ -33,10 +33,13 @@ class Executor(Protocol):
     def allocate(self, num_pages: int) -> None:
         """Set the KV pages aside on every rank."""
 
-    def run(
+    def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
     ) -> tuple[Tensor, LogitAnswers | None]:
-        """Compute a step: its hidden states, as `Runner.run`, and the answers to the queries."""
+        """Compute a step: its hidden states, as `Runner.run`, and the answers to the queries.
+
+        On a GPU it may be under way only: the answers are waited for.
+        """
 
     def close(self) -> None:
         """End the other ranks, if there are any."""
@@ -48,16 +51,19 @@ class InProcess:
     def __init__(self, setup: RankSetup) -> None:
         self.runner = Runner(setup, TensorParallel.single())
         self._vocabulary = Vocabulary(setup.config.vocab_size)
+        self._drawn: Tensor | None = None
 
     def allocate(self, num_pages: int) -> None:
         """Set the pages aside."""
         self.runner.allocate(num_pages)
 
-    def run(
+    def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
     ) -> tuple[Tensor, LogitAnswers | None]:
-        """Compute a step."""
-        return compute(self.runner, self._vocabulary, batch, queries)
+        """Compute a step; what it carries was drawn in the launch before."""
+        hidden, answers = compute(self.runner, self._vocabulary, batch, queries, self._drawn)
+        self._drawn = answers.drawn if answers is not None else None
+        return hidden, answers
 
     def close(self) -> None:
         """Nothing to end."""
@@ -65,6 +71,9 @@ class InProcess:
 
 class RankGroup:
     """Rank 0 in this process and the others as its children.
+
+    Every step is waited for: the ranks exchange what they draw by way of the host, and the watchdog
+    measures how long a step takes from its launch to its end. So nothing is carried here.
 
     The ranks load their slices first and meet only then: what goes wrong before is heard of at
     once, where a meeting would wait in vain for whoever is missing.
@@ -108,10 +117,10 @@ class RankGroup:
         self._send("allocate", num_pages)
         self.runner.allocate(num_pages)
 
-    def run(
+    def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
     ) -> tuple[Tensor, LogitAnswers | None]:
-        """Compute a step on every rank.
+        """Compute a step on every rank, and wait for it.
 
         Raises:
             EngineDeadError: a rank failed; the group is ended.
@@ -121,7 +130,10 @@ class RankGroup:
         try:
             with self._watchdog.working(len(batch.token_ids)):
                 self._send("run", (batch, queries.portable() if queries else None))
-                return compute(self.runner, self._vocabulary, batch, queries)
+                hidden, answers = compute(self.runner, self._vocabulary, batch, queries)
+                if answers is not None:
+                    answers.wait()
+                return hidden, answers
         except BaseException as error:
             # Whatever it was, an interrupt too: the ranks are out of step now.
             self._dead = EngineDeadError(f"a step failed: {str(error) or type(error).__name__}")
@@ -144,10 +156,22 @@ class RankGroup:
 
 
 def compute(
-    runner: Runner, vocabulary: Vocabulary, batch: PackedBatch, queries: LogitQueries | None
+    runner: Runner,
+    vocabulary: Vocabulary,
+    batch: PackedBatch,
+    queries: LogitQueries | None,
+    drawn: Tensor | None = None,
 ) -> tuple[Tensor, LogitAnswers | None]:
-    """Compute one rank's share of a step, and answer what is asked of its logits."""
-    hidden, logits = runner.run(batch)
+    """Compute one rank's share of a step, and answer what is asked of its logits.
+
+    Args:
+        runner: of the rank.
+        vocabulary: the tokens whose logits it holds.
+        batch: the step.
+        queries: at the batch's logit rows.
+        drawn: the tokens that the batch carries over, as for `Runner.run`.
+    """
+    hidden, logits = runner.run(batch, drawn)
     if queries is None:
         return hidden, None
     assert logits is not None, "queries stand at the batch's logit rows"

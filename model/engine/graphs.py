@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as constant_pad
 
 from model.attention import AttentionBackend
 from model.attention.tables import next_power_of_two
@@ -72,26 +73,31 @@ class DecodeGraphs:
         decodes = len(batch.token_ids) == len(batch.query_lens)
         return decodes and batch.tail_lens is None and not self._failed
 
-    def run(self, batch: PackedBatch) -> Tensor:
-        """Compute the final hidden states [T, D] of a step that it takes."""
+    def run(self, batch: PackedBatch, token_ids: Tensor) -> Tensor:
+        """Compute the final hidden states [T, D] of a step that it takes.
+
+        Args:
+            batch: the step.
+            token_ids: [T] its tokens on the device, which may know more of them than the batch.
+        """
         padded = pad(batch, bucket(len(batch.token_ids)), self._spare_page, self._cache.page_size)
         plans = self._model.plan(padded, self._backend, self._cache.page_size, CPU).groups
         key = (len(padded.token_ids), *(plans[kind].attention.key() for kind in sorted(plans)))
         recorded = self._recorded.get(key)
         if recorded is None:
-            recorded = self._recorded[key] = self._prepare(padded)
+            recorded = self._recorded[key] = self._prepare(padded, token_ids)
         else:
-            refill(recorded.token_ids, torch.from_numpy(padded.token_ids))
+            recorded.token_ids[: len(token_ids)].copy_(token_ids)
             refill(recorded.positions, torch.from_numpy(padded.positions))
             for kind, plan in plans.items():
                 _refill_plan(recorded.plans[kind], plan)
         # Readers may keep hidden states longer than until the next replay.
         return recorded.replay()[: len(batch.token_ids)].clone()
 
-    def _prepare(self, padded: PackedBatch) -> _Recorded:
+    def _prepare(self, padded: PackedBatch, token_ids: Tensor) -> _Recorded:
         """Record a step of a new shape, with buffers that hold this one's values."""
         device = self._model.device
-        token_ids = to_device(padded.token_ids.copy(), device)
+        token_ids = constant_pad(token_ids, (0, len(padded.token_ids) - len(token_ids)))
         positions = to_device(padded.positions.copy(), device)
         plans = self._model.plan(padded, self._backend, self._cache.page_size).groups
 

@@ -46,7 +46,7 @@ class Pacer:
             for sequence in admission.sequences:
                 left = _left(admission, sequence)
                 rows += left + sequence.remaining
-                if sequence.remaining == 1:
+                if sequence.remaining <= 1:
                     decodes += 1
                     horizon = max(horizon, left)
                 else:

@@ -6,19 +6,46 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from model.sampling import SampledToken, SamplingRow, Vocabulary, sample, token_logprobs
+from model.sampling import (
+    Draws,
+    SampledToken,
+    SamplingRow,
+    Vocabulary,
+    start_sampling,
+    token_logprobs,
+)
+from model.transfer import ToHost, to_device
 
 Ints = npt.NDArray[np.int64]
 
 
 class LogitAnswers(NamedTuple):
-    """A token for each draw, and log p of each target."""
+    """A token for each draw, and log p of each target; None where nothing is drawn or targeted."""
 
-    tokens: list[SampledToken]
-    logprobs: list[float]
+    draws: Draws | None
+    targets: ToHost | None
+
+    @property
+    def drawn(self) -> Tensor | None:
+        """The ids [D] int64 of the drawn tokens, on the device."""
+        return self.draws.ids if self.draws is not None else None
+
+    def wait(self) -> None:
+        """Wait until the host knows them."""
+        if self.draws is not None:
+            self.draws.wait()
+        if self.targets is not None:
+            self.targets.wait()
+
+    def tokens(self) -> list[SampledToken]:
+        """Return a token for each draw, once the host knows them."""
+        return self.draws.tokens() if self.draws is not None else []
+
+    def logprobs(self) -> list[float]:
+        """Return log p of each target, once the host knows them."""
+        return self.targets.wait().tolist() if self.targets is not None else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +69,11 @@ class LogitQueries:
         draws = [row.portable() for row in self.draws]
         return LogitQueries(self.draws_at, draws, self.targets_at, self.targets)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether all draws can be made, and gone on from, with nothing read by the host."""
+        return all(row.on_device for row in self.draws)
+
     def answer(self, logits: Tensor, vocabulary: Vocabulary) -> LogitAnswers:
         """Answer, together with the other ranks of the vocabulary.
 
@@ -49,18 +81,18 @@ class LogitQueries:
             logits: [R, V] of this rank's tokens.
             vocabulary: which tokens these are.
         """
-        return LogitAnswers(self._tokens(logits, vocabulary), self._logprobs(logits, vocabulary))
+        return LogitAnswers(self._draws(logits, vocabulary), self._logprobs(logits, vocabulary))
 
-    def _tokens(self, logits: Tensor, vocabulary: Vocabulary) -> list[SampledToken]:
+    def _draws(self, logits: Tensor, vocabulary: Vocabulary) -> Draws | None:
         if not len(self.draws):
-            return []
+            return None
         if not np.array_equal(self.draws_at, np.arange(len(logits))):
-            logits = logits[torch.from_numpy(self.draws_at).to(logits.device)]
-        return sample(logits, self.draws, vocabulary)
+            logits = logits[to_device(self.draws_at, logits.device)]
+        return start_sampling(logits, self.draws, vocabulary)
 
-    def _logprobs(self, logits: Tensor, vocabulary: Vocabulary) -> list[float]:
+    def _logprobs(self, logits: Tensor, vocabulary: Vocabulary) -> ToHost | None:
         if not len(self.targets):
-            return []
-        targets, rows = torch.from_numpy(self.targets), torch.from_numpy(self.targets_at)
-        logprobs: list[float] = token_logprobs(logits, targets, rows, vocabulary).tolist()
-        return logprobs
+            return None
+        targets = to_device(self.targets, logits.device)
+        rows = to_device(self.targets_at, logits.device)
+        return ToHost(token_logprobs(logits, targets, rows, vocabulary))

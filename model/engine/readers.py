@@ -62,6 +62,17 @@ class PromptReader:
         """Go on with whatever any task needs after the prompt."""
         return [branch for task in self.tasks for branch in task.branches()]
 
+    def carry(self) -> CompletionReader | None:
+        """Go on with the only answer, if nothing else follows the prompt."""
+        branches = sum(len(task.branch_lengths()) for task in self.tasks)
+        answers = [
+            completion
+            for task in self.tasks
+            if isinstance(task, GenerateReader)
+            for completion in task.completions
+        ]
+        return answers[0].carry() if branches == len(answers) == 1 else None
+
 
 class _PromptOnly(TaskReader):
     """A task that needs nothing after the prompt."""
@@ -122,6 +133,9 @@ class _LabelReader:
     def continuations(self) -> list[Continuation]:
         """Nothing follows a label."""
         return []
+
+    def carry(self) -> None:
+        """Nothing follows a label."""
 
 
 class ScoreLabelsReader(TaskReader):
@@ -226,7 +240,7 @@ class TagReader(_PromptOnly):
         )
 
     def _take(self, logits: Tensor) -> None:
-        self._logits.append(logits.float().cpu())
+        self._logits.append(logits.float())
 
 
 class EmbedReader(_PromptOnly):
@@ -241,9 +255,9 @@ class EmbedReader(_PromptOnly):
     @override
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         if self._mean:
-            plan.hidden(row, chunk.count, self._take)
+            plan.hidden_sum(row, chunk.count, self._take)
         elif chunk.last:
-            plan.hidden(row + chunk.count - 1, 1, self._take)
+            plan.hidden_sum(row + chunk.count - 1, 1, self._take)
 
     @override
     def first_row(self) -> int:
@@ -257,8 +271,7 @@ class EmbedReader(_PromptOnly):
             vector = torch.nn.functional.normalize(vector, dim=0)
         return EmbeddingOutput(self.prompt_tokens, tuple(vector.tolist()))
 
-    def _take(self, hidden: Tensor) -> None:
-        total = hidden.float().sum(0).cpu()
+    def _take(self, total: Tensor) -> None:
         self._sum = total if self._sum is None else self._sum + total
 
 

@@ -121,8 +121,13 @@ class Runner:
             )
 
     @torch.inference_mode()
-    def run(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
+    def run(self, batch: PackedBatch, drawn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Compute one step.
+
+        Args:
+            batch: the step.
+            drawn: [D] int64 tokens drawn in the step before, on this device; the batch may carry
+                some of them.
 
         Returns:
             The final hidden states [T, hidden_size], and the logits [R, vocab_size] of
@@ -131,11 +136,12 @@ class Runner:
         cache = self._cache
         assert cache is not None, "allocate() comes first"
         cache.copy_pages(batch.copies)
+        token_ids = self._token_ids(batch, drawn)
         if self._graphs is not None and self._graphs.takes(batch):
-            hidden = self._graphs.run(batch)
+            hidden = self._graphs.run(batch, token_ids)
         else:
             hidden = self.model(
-                self._tensor(batch.token_ids),
+                token_ids,
                 self._tensor(batch.positions),
                 cache,
                 self.model.plan(batch, self.backend, self.page_size),
@@ -149,6 +155,15 @@ class Runner:
     def head(self, hidden: Tensor) -> Tensor:
         """Return the classification head's outputs [R, labels] for hidden states [R, D]."""
         return self.model.score(hidden)
+
+    def _token_ids(self, batch: PackedBatch, drawn: Tensor | None) -> Tensor:
+        """Return the batch's tokens [T], those that only the device knows included."""
+        token_ids = self._tensor(batch.token_ids)
+        if not batch.carried:
+            return token_ids
+        assert drawn is not None, "nothing was drawn in the step before"
+        rows, places = self._tensor(np.array(batch.carried, dtype=np.int64).T.copy())
+        return token_ids.index_copy(0, rows, drawn[places])
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> Tensor:
         return to_device(values, self.device)

@@ -63,9 +63,10 @@ class Scheduler:
         for admission in self.running.values():
             for sequence in admission.sequences:
                 length = sequence.cache.length
-                if len(sequence.tokens) - length != 1:
+                remaining = len(sequence.tokens) - length
+                if remaining > 1:
                     prefills.append(sequence)
-                elif budget:
+                elif remaining and budget:
                     chunks.append(Chunk(sequence, length, 1))
                     budget -= 1
         if self._pacer is not None and budget and (prefills or self.admitter.waiting):
@@ -80,26 +81,34 @@ class Scheduler:
             budget -= self._compute(begun.prompt, budget, chunks)
         return chunks
 
-    def complete(self, chunk: Chunk) -> None:
-        """Go on after a chunk was computed and read."""
+    def launched(self, chunk: Chunk) -> None:
+        """Take note that a chunk is computed before anything that is launched from now on.
+
+        So its pages can be found by others and those that it let go of be written anew.
+        """
         sequence = chunk.sequence
         if sequence.is_prompt:
             self.admitter.computed(self.running[sequence.request_id], chunk.start)
         self.cache.trim(sequence.cache)
         if chunk.last:
             sequence.is_prompt = False
-            self._advance(sequence)
 
-    def _advance(self, sequence: Sequence) -> None:
-        """Go on after everything known of a sequence is computed: continue, fork or finish it."""
+    def settle(self, chunk: Chunk) -> None:
+        """Go on after the values of a chunk were read: continue, fork or finish its sequence."""
+        sequence = chunk.sequence
+        if not chunk.last or sequence.ended:
+            return
         continuations = sequence.reader.continuations()
         if not continuations:
             self._finish(sequence)
-            return
-        for reader, tokens in continuations[1:]:
-            self._fork(sequence, reader, tokens)
-        sequence.reader, tokens = continuations[0]
-        sequence.tokens.extend(tokens)
+        elif len(sequence.tokens) > chunk.end:  # it was carried on
+            ((_, (token,)),) = continuations
+            sequence.learn(chunk.end, token)
+        else:
+            for reader, tokens in continuations[1:]:
+                self._fork(sequence, reader, tokens)
+            sequence.reader, tokens = continuations[0]
+            sequence.tokens.extend(tokens)
 
     @staticmethod
     def _compute(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
@@ -115,6 +124,8 @@ class Scheduler:
     def _finish(self, sequence: Sequence) -> None:
         admission = self.running[sequence.request_id]
         admission.sequences.remove(sequence)
+        sequence.ended = True
+        # A step on its way may still write to these pages: whoever takes them is launched later.
         self.cache.release(sequence.cache)
         if not admission.sequences:
             del self.running[admission.request_id]

@@ -1,12 +1,15 @@
 """A run of tokens that the engine computes: a prompt, an answer being written, or a label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from model.hybrid_cache import SequenceCache
 
 if TYPE_CHECKING:
     from .step import StepPlan
+
+# Stands for a token that is being drawn: there will be one, but the host does not know which.
+UNKNOWN = -1
 
 
 class Reader(Protocol):
@@ -17,6 +20,12 @@ class Reader(Protocol):
 
     def continuations(self) -> "list[Continuation]":
         """Say what comes after the computed tokens: nothing, one sequence more, or several."""
+
+    def carry(self) -> "Reader | None":
+        """Say who goes on with the token whose draw was asked for last, while nobody knows it.
+
+        None if what follows is certain to be nothing, or may be more than one sequence.
+        """
 
 
 # Tokens to append to what is computed, and who reads the sequence from then on.
@@ -29,10 +38,13 @@ class Sequence:
 
     Attributes:
         request_id: the request that it belongs to.
-        tokens: what is known of it so far; a token that was sampled is appended.
+        tokens: what is known of it so far; a token that was sampled is appended, as UNKNOWN while
+            the host does not know it.
         cache: its pages.
         reader: who wants its values.
         is_prompt: whether it is a prompt that is not computed yet.
+        carried: the place of its last token among the draws of the step before, if it is UNKNOWN.
+        ended: whether it was finished or dropped; a step that was launched before may compute it.
     """
 
     request_id: str
@@ -40,22 +52,47 @@ class Sequence:
     cache: SequenceCache
     reader: Reader
     is_prompt: bool = False
+    carried: int | None = None
+    ended: bool = False
 
     @property
     def remaining(self) -> int:
-        """Tokens that are known and not computed yet: 1 while decoding."""
+        """Tokens that are to be computed: 1 while decoding, 0 if that waits for the last values."""
         return len(self.tokens) - self.cache.length
+
+    def carry(self, reader: Reader, draw: int) -> None:
+        """Go on with a token that is being drawn, at this place among the draws of its step."""
+        self.tokens.append(UNKNOWN)
+        self.reader = reader
+        self.carried = draw
+
+    def learn(self, position: int, token: int) -> None:
+        """Put the token that was drawn for a position in its place."""
+        self.tokens[position] = token
+        if self.tokens[-1] != UNKNOWN:
+            self.carried = None
 
 
 @dataclass(slots=True)
 class Chunk:
-    """The tokens [start, start + count) of a sequence, computed in one step."""
+    """The tokens [start, end) of a sequence, computed in one step.
+
+    Attributes:
+        sequence: whose.
+        start: position of the first.
+        count: how many.
+        last: whether there was nothing of the sequence after it when it was chosen.
+    """
 
     sequence: Sequence
     start: int
     count: int
+    last: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = self.end == len(self.sequence.tokens)
 
     @property
-    def last(self) -> bool:
-        """Whether nothing that is known of the sequence remains after it."""
-        return self.start + self.count == len(self.sequence.tokens)
+    def end(self) -> int:
+        """The position after its last token."""
+        return self.start + self.count

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.batch import GroupLayout, Ints, LayerKind, PackedBatch
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
+from model.transfer import ToHost
 
 from .queries import LogitAnswers, LogitQueries
 from .sequence import Chunk
@@ -27,6 +28,10 @@ class Drawer(Protocol):
 
     def accept(self, token: SampledToken) -> None:
         """Take it."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it takes no more: it ended while this token was already being drawn."""
 
 
 @dataclass(slots=True)
@@ -48,11 +53,8 @@ class StepPlan:
         self._targets: list[tuple[int, Sequence[int], Floats]] = []
         self._hidden: list[_Slice] = []
         self._head: list[_Slice] = []
-
-    @property
-    def num_draws(self) -> int:
-        """Tokens that are drawn in this step."""
-        return len(self._draws)
+        self._sums: ToHost | None = None
+        self._scores: ToHost | None = None
 
     def draw(self, row: int, drawer: Drawer) -> None:
         """Draw a token from the logits of a row."""
@@ -62,8 +64,8 @@ class StepPlan:
         """Report log p(target) for each of several targets at one row."""
         self._targets.append((self._logits_of(row), targets, sink))
 
-    def hidden(self, row: int, count: int, sink: Tensors) -> None:
-        """Report final hidden states [count, hidden_size]."""
+    def hidden_sum(self, row: int, count: int, sink: Tensors) -> None:
+        """Report the sum [hidden_size] float32 of the final hidden states of several rows."""
         self._hidden.append(_Slice(row, count, sink))
 
     def head(self, row: int, count: int, sink: Tensors) -> None:
@@ -111,30 +113,51 @@ class StepPlan:
             part.row = row
         return tails_S
 
-    def settle(
-        self, hidden: Tensor, answers: LogitAnswers | None, head: Callable[[Tensor], Tensor]
-    ) -> None:
-        """Hand every reader its values.
+    def places(self) -> dict[object, int]:
+        """Return the place of each drawer's draw among all of them."""
+        return {drawer: place for place, (_, drawer) in enumerate(self._draws)}
+
+    def send(self, hidden: Tensor, head: Callable[[Tensor], Tensor]) -> None:
+        """Send what is wanted of the hidden states to the host.
 
         Args:
             hidden: [T, hidden_size] final hidden states of the step, or of the rows that are kept.
-            answers: to `queries`.
             head: the classification head, [R, hidden_size] to [R, labels].
         """
-        if answers is not None:
-            start = 0
-            for _, targets, sink in self._targets:
-                sink(answers.logprobs[start : start + len(targets)])
-                start += len(targets)
-            for (_, drawer), token in zip(self._draws, answers.tokens, strict=True):
-                drawer.accept(token)
-        for wanted in self._hidden:
-            wanted.sink(hidden[wanted.row : wanted.row + wanted.count])
+        if self._hidden:
+            slices = [hidden[w.row : w.row + w.count] for w in self._hidden]
+            self._sums = ToHost(torch.stack([rows.float().sum(0) for rows in slices]))
         if self._head:
             rows = torch.cat([hidden[w.row : w.row + w.count] for w in self._head])
-            counts = [w.count for w in self._head]
-            for wanted, scores in zip(self._head, torch.split(head(rows), counts), strict=True):
+            self._scores = ToHost(head(rows))
+
+    def settle(self, answers: LogitAnswers | None) -> int:
+        """Wait for all values and hand them to the readers.
+
+        Args:
+            answers: to `queries`.
+
+        Returns:
+            How many of the drawn tokens were accepted.
+        """
+        accepted = 0
+        if answers is not None:
+            logprobs, start = answers.logprobs(), 0
+            for _, targets, take in self._targets:
+                take(logprobs[start : start + len(targets)])
+                start += len(targets)
+            for (_, drawer), token in zip(self._draws, answers.tokens(), strict=True):
+                if not drawer.done:
+                    drawer.accept(token)
+                    accepted += 1
+        if self._sums is not None:
+            for wanted, total in zip(self._hidden, self._sums.wait(), strict=True):
+                wanted.sink(total)
+        if self._scores is not None:
+            parts = torch.split(self._scores.wait(), [wanted.count for wanted in self._head])
+            for wanted, scores in zip(self._head, parts, strict=True):
                 wanted.sink(scores)
+        return accepted
 
     def _logits_of(self, row: int) -> int:
         index = self._index.setdefault(row, len(self.logit_rows))
@@ -152,10 +175,13 @@ def pack(
     """Make room for the chunks in the cache and lay their tokens end to end."""
     copies: list[tuple[int, int]] = []
     token_ids: list[int] = []
+    carried: list[tuple[int, int]] = []
     for chunk in chunks:
-        sequence, start, count = chunk.sequence, chunk.start, chunk.count
-        copies += cache.extend(sequence.cache, count)
-        token_ids += sequence.tokens[start : start + count]
+        sequence = chunk.sequence
+        copies += cache.extend(sequence.cache, chunk.count)
+        token_ids += sequence.tokens[chunk.start : chunk.end]
+        if sequence.carried is not None:
+            carried.append((len(token_ids) - 1, sequence.carried))
     starts_S = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
     rows_S = np.cumsum(counts_S) - counts_S
@@ -169,6 +195,7 @@ def pack(
         tail_lens=tail_lens,
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
+        carried=tuple(carried),
     )
 
 

@@ -18,10 +18,11 @@ between tokens by the rounding of float32, and of float64.)
 
 from .draw import child_seed, uniform
 from .rows import SampledToken, SamplingRow, check_token_ids
-from .sampler import processed_logits, sample, token_logprobs
+from .sampler import Draws, processed_logits, sample, start_sampling, token_logprobs
 from .vocabulary import Vocabulary
 
 __all__ = [
+    "Draws",
     "SampledToken",
     "SamplingRow",
     "Vocabulary",
@@ -29,6 +30,7 @@ __all__ = [
     "child_seed",
     "processed_logits",
     "sample",
+    "start_sampling",
     "token_logprobs",
     "uniform",
 ]

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.transfer import to_device
+
 from .rows import SamplingRow, TokenIds
 
 
@@ -18,7 +20,7 @@ class _Edits(NamedTuple):
     values: npt.NDArray[np.float32]
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.where).to(device), torch.from_numpy(self.values).to(device)
+        return to_device(self.where, device), to_device(self.values, device)
 
 
 def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], ids: range) -> Tensor:

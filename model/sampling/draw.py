@@ -61,7 +61,7 @@ def invert(sums_RK: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
     A target that rounding has lifted to the total is brought back under it, so the sum that is
     found always rises above its predecessor: its own weight is positive.
     """
-    below_total_R = torch.nextafter(sums_RK[:, -1], sums_RK.new_tensor(-torch.inf))
+    below_total_R = torch.nextafter(sums_RK[:, -1], sums_RK.new_full((), -torch.inf))
     target_R1 = torch.minimum(target_R, below_total_R)[:, None]
     found_R1 = torch.searchsorted(sums_RK, target_R1, right=True)
     # Sums that are not numbers (a row without a finite score) may lead past the end.

@@ -10,8 +10,11 @@ full sort.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from model.transfer import to_device
 
 from .rows import SamplingRow
 from .vocabulary import Vocabulary
@@ -29,7 +32,8 @@ def temper(scores_RW: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
     temperatures = [max(row.params.temperature, LOWEST_TEMPERATURE) for row in rows]
     if all(temperature == 1.0 for temperature in temperatures):
         return scores_RW
-    return scores_RW / scores_RW.new_tensor(temperatures)[:, None]
+    divisors_R = to_device(np.array(temperatures, dtype=np.float32), scores_RW.device)
+    return scores_RW / divisors_R[:, None]
 
 
 def candidates_to_start_with(row: SamplingRow, vocab_size: int) -> int:

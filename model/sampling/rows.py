@@ -50,6 +50,17 @@ class SamplingRow:
         p = self.params
         return not p.greedy and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
 
+    @property
+    def on_device(self) -> bool:
+        """True when its token is drawn, and the next one too, with nothing read by the host.
+
+        Penalties need to know which tokens came before; how many of the likeliest tokens the
+        filters and the list of the likeliest have to look at is decided on the way.
+        """
+        p = self.params
+        penalized = p.repetition_penalty != 1.0 or p.presence_penalty or p.frequency_penalty
+        return not (penalized or self.filtered or p.logprobs)
+
     def portable(self) -> "SamplingRow":
         """Return the row with the tokens that its settings read, and no others."""
         p = self.params

@@ -8,8 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from model.transfer import ToHost, to_device
 
 from .adjust import adjust
 from .bisection import draw_by_bisection
@@ -21,6 +24,8 @@ from .vocabulary import Peak, Vocabulary
 # Numbers of one temporary: a chunk stays in the caches of a CPU; on a GPU it bounds the memory.
 CPU_CHUNK = 1 << 19
 GPU_CHUNK = 1 << 25
+
+_Top = tuple[tuple[int, float], ...]
 
 
 class _Path(NamedTuple):
@@ -58,12 +63,45 @@ class _Chunk(NamedTuple):
     vocabulary: Vocabulary
 
 
+class Draws:
+    """Tokens that are drawn, or that the device has been told to draw.
+
+    Attributes:
+        ids: [R] int64, on the device.
+    """
+
+    def __init__(self, ids: Tensor, logprobs: Tensor, tops: dict[int, _Top]) -> None:
+        self.ids = ids
+        self._ids, self._logprobs, self._tops = ToHost(ids), ToHost(logprobs), tops
+
+    def wait(self) -> None:
+        """Wait until the host knows them."""
+        self._ids.wait()
+        self._logprobs.wait()
+
+    def tokens(self) -> list[SampledToken]:
+        """Return them, once the host knows them."""
+        ids, logprobs = self._ids.wait().tolist(), self._logprobs.wait().tolist()
+        return [
+            SampledToken(token_id, logprob, self._tops.get(i, ()))
+            for i, (token_id, logprob) in enumerate(zip(ids, logprobs, strict=True))
+        ]
+
+
 def sample(
     logits_RV: Tensor, rows: Sequence[SamplingRow], vocabulary: Vocabulary | None = None
 ) -> list[SampledToken]:
+    """Draw the next token of each row, and wait for it; as `start_sampling`."""
+    return start_sampling(logits_RV, rows, vocabulary).tokens()
+
+
+def start_sampling(
+    logits_RV: Tensor, rows: Sequence[SamplingRow], vocabulary: Vocabulary | None = None
+) -> Draws:
     """Draw the next token of each row.
 
-    A row without a single finite score (every token banned, say) gets token 0.
+    A row without a single finite score (every token banned, say) gets token 0. If all rows are
+    `on_device` and the vocabulary is whole, nothing waits for the device here.
 
     Args:
         logits_RV: [R, V] of any float dtype, softcapped; left as they are.
@@ -75,9 +113,9 @@ def sample(
     vocabulary = vocabulary or Vocabulary(logits_RV.shape[1])
     ids_R = torch.empty(len(rows), dtype=torch.int64, device=logits_RV.device)
     logprobs_R = torch.empty(len(rows), dtype=torch.float32, device=logits_RV.device)
-    tops: dict[int, tuple[tuple[int, float], ...]] = {}
+    tops: dict[int, _Top] = {}
     for chunk in _chunks(logits_RV, rows, vocabulary):
-        places_C = torch.tensor(chunk.places, device=logits_RV.device)
+        places_C = _indices(chunk.places, logits_RV.device)
         raw_CW = vocabulary.columns_of(chunk.logits)
         p_CW = raw_CW.softmax(-1)
         peak = vocabulary.peak(raw_CW, p_CW)
@@ -90,12 +128,7 @@ def sample(
             )
         ids_R[places_C], logprobs_R[places_C] = ids_C, _logprob(scores_C, peak)
         tops.update(_tops(chunk, raw_CW, peak))
-    return [
-        SampledToken(token_id, logprob, tops.get(i, ()))
-        for i, (token_id, logprob) in enumerate(
-            zip(ids_R.tolist(), logprobs_R.tolist(), strict=True)
-        )
-    ]
+    return Draws(ids_R, logprobs_R, tops)
 
 
 def processed_logits(logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
@@ -128,15 +161,14 @@ def token_logprobs(
 
     Args:
         logits_RV: [R, V] of any float dtype, softcapped.
-        targets_T: [T] int64 token ids.
+        targets_T: [T] int64 token ids; these and the next on the device of the logits.
         rows_T: [T] int64 row of each target: a row is normalized once, however many targets it
             has. None is one target for each row.
         vocabulary: as for `sample`.
     """
     vocabulary = vocabulary or Vocabulary(logits_RV.shape[1])
     device = logits_RV.device
-    targets_T = targets_T.to(device)
-    rows_T = torch.arange(len(targets_T), device=device) if rows_T is None else rows_T.to(device)
+    rows_T = torch.arange(len(targets_T), device=device) if rows_T is None else rows_T
     parts = []
     size = _rows_at_once(logits_RV, vocabulary)
     for start in range(0, len(logits_RV), size):
@@ -178,8 +210,13 @@ def _chunks(
             places = members[start : start + size]
             first, last = places[0], places[-1]
             together = last - first == len(places) - 1
-            logits = logits_RV[first : last + 1] if together else logits_RV[places]
+            picked = slice(first, last + 1) if together else _indices(places, logits_RV.device)
+            logits = logits_RV[picked]
             yield _Chunk(path, places, [rows[i] for i in places], logits, vocabulary)
+
+
+def _indices(places: list[int], device: torch.device) -> Tensor:
+    return to_device(np.array(places, dtype=np.int64), device)
 
 
 def _scores(chunk: _Chunk, raw_CW: Tensor) -> Tensor:
@@ -214,7 +251,7 @@ def _tokens(chunk: _Chunk, raw_CW: Tensor, p_CW: Tensor, peak: Peak) -> Tensor:
     unchanged = scores_CW is raw_CW
     if chunk.path.greedy:
         return peak.token if unchanged else vocabulary.best(scores_CW)
-    u_C = p_CW.new_tensor([uniform(row.seed, row.step) for row in chunk.rows], dtype=torch.float64)
+    u_C = to_device(np.array([uniform(row.seed, row.step) for row in chunk.rows]), p_CW.device)
     if chunk.path.candidates:
         return _from_candidates(chunk, scores_CW, u_C, peak if unchanged else None)
     if not unchanged:
@@ -239,9 +276,7 @@ def _from_candidates(chunk: _Chunk, scores_CW: Tensor, u_C: Tensor, peak: Peak |
     return ids_C
 
 
-def _tops(
-    chunk: _Chunk, raw_CW: Tensor, peak: Peak
-) -> Iterator[tuple[int, tuple[tuple[int, float], ...]]]:
+def _tops(chunk: _Chunk, raw_CW: Tensor, peak: Peak) -> Iterator[tuple[int, _Top]]:
     """Yield (place in the step, top) of the rows that ask for one."""
     asked = [i for i, row in enumerate(chunk.rows) if row.params.logprobs]
     if not asked:

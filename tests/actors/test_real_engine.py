@@ -21,10 +21,12 @@ def generated(output: RequestOutput) -> GenerationOutput:
     return result
 
 
-def test_a_thread_gives_what_the_engine_gives() -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_thread_gives_what_the_engine_gives(overlap: bool) -> None:
     with Engine(CONFIG) as engine:
         wanted = engine.generate(PROMPTS, SamplingParams(max_tokens=6, temperature=1.0, seed=5))
-    thread = EngineThread(lambda: Engine(CONFIG))
+    config = CONFIG.model_copy(update={"overlap": overlap})
+    thread = EngineThread(lambda: Engine(config))
 
     async def stream(prompt: str) -> tuple[list[int], str, RequestOutput]:
         ids: list[int] = []

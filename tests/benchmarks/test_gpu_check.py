@@ -21,11 +21,13 @@ def check(*arguments: str) -> int:
 
 
 def test_a_cpu_does_what_it_can(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["versions", "flash", "fp8", "decode", "prefill", "generate"]
+    names = ["versions", "flash", "fp8", "overlap", "decode", "prefill", "generate"]
     assert check("--here", "--only", *names) == 0
     results = {line["check"]: line for line in lines(capsys)}
     assert list(results) == names
     assert results.pop("flash")["status"] == "skipped"
+    table = {row.check: row.value for row in rows([results["overlap"]])}
+    assert table["overlap"].startswith("same answers, ")
     assert {result["status"] for result in results.values()} == {"ok"}
     assert set(results["decode"]["as chosen"]) == {"attention", "1", "4"}
     assert "needs a CUDA device" in results["decode"]["fp8"]["refused"]

@@ -18,6 +18,7 @@ from model.sampling import (
     child_seed,
     processed_logits,
     sample,
+    start_sampling,
     token_logprobs,
     uniform,
 )
@@ -304,3 +305,19 @@ def test_ids_outside_the_vocabulary_are_refused_by_name() -> None:
         check_token_ids(SamplingParams(logit_bias={10: 1.0}), 10)
     with pytest.raises(ParameterError, match="stop_token_ids"):
         check_token_ids(SamplingParams(stop_token_ids=(3, 10)), 10)
+
+
+def test_rows_on_the_device_are_drawn_without_a_look_at_the_numbers() -> None:
+    settings = [{}, {"temperature": 1.0}, {"temperature": 0.7, "logit_bias": {5: 2.0}}]
+    rows = [SamplingRow(SamplingParams.model_validate(s), seed=3, banned=(2,)) for s in settings]
+    rows += [SamplingRow(SamplingParams(logprobs=0)), *rows[:2]]
+    logits = torch.empty(len(rows), 300, device="meta")  # a shape, and nothing that could be read
+    assert all(row.on_device for row in rows)
+    assert start_sampling(logits, rows).ids.shape == (len(rows),)
+    targets = torch.zeros(9, dtype=torch.int64, device="meta")
+    assert token_logprobs(logits, targets, targets).shape == (9,)
+    for others in ({"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}, {"logprobs": 2}):
+        row = SamplingRow(SamplingParams.model_validate({"temperature": 1.0, **others}))
+        assert not row.on_device
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            start_sampling(logits[:1], [row])

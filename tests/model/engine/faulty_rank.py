@@ -40,12 +40,12 @@ class Fault:
             if self.when == "load" and tp.rank == self.rank:
                 self.strike()
 
-        def faulty_run(runner: Runner, batch: Any) -> Any:
+        def faulty_run(runner: Runner, batch: Any, *drawn: Any) -> Any:
             prefill = max(batch.query_lens) > 1
             self.stage = ("again" if self.prefills else "prefill") if prefill else "decode"
             self.prefills += prefill
             self.collectives = 0
-            return run(runner, batch)
+            return run(runner, batch, *drawn)
 
         def faulty_all_reduce(tp: TensorParallel, x: Any) -> Any:
             self.collectives += 1

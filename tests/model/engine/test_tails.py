@@ -46,11 +46,11 @@ def test_every_wanted_row_is_found_again(wish: tuple[list[int], list[list[int]]]
     for start, count, rows in zip(starts, counts, wanted, strict=True):
         for row in rows:
             sinks.append((start + row, start + count, Sink()))
-            plan.hidden(start + row, count - row, sinks[-1][2])
+            plan.hidden_sum(start + row, count - row, sinks[-1][2])
             plan.logprobs(start + row, [7], Sink())
             logit_rows.append(start + row)
     tails = plan.keep_tails(counts)
-    hidden = torch.arange(sum(counts))[:, None]
+    hidden = torch.arange(1, sum(counts) + 1)[:, None]
     expected = [
         count - min(rows, default=count) for count, rows in zip(counts, wanted, strict=True)
     ]
@@ -59,10 +59,12 @@ def test_every_wanted_row_is_found_again(wish: tuple[list[int], list[list[int]]]
     else:
         assert tails.tolist() == expected
         hidden = hidden[torch.from_numpy(batch(counts, tails).tail_rows)]
-    plan.settle(hidden, None, lambda rows: rows)
+    plan.send(hidden, lambda rows: rows)
+    assert plan.settle(None) == 0
     for first, stop, sink in sinks:
-        assert [value.flatten().tolist() for value in sink.got] == [list(range(first, stop))]
-    assert hidden.flatten()[plan.logit_rows].tolist() == list(dict.fromkeys(logit_rows))
+        assert [value.tolist() for value in sink.got] == [[sum(range(first + 1, stop + 1))]]
+    rows = hidden.flatten()[plan.logit_rows] - 1
+    assert rows.tolist() == list(dict.fromkeys(logit_rows))
 
 
 def batch(counts: list[int], tails: np.ndarray[Any, Any]) -> PackedBatch:

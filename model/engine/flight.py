@@ -1,0 +1,57 @@
+"""A step on its way: launched, and not yet settled.
+
+To launch a step is to give the device all that it has to do, and nothing here waits for it. To
+settle a step is to wait for its values and hand them to the readers. Between the two the host may
+launch the next step, so that the device finds it when it is done with this one. What that one
+computes after a token that is being drawn, it takes from where the device has put it.
+"""
+
+from collections.abc import Sequence
+
+from model.hybrid_cache import HybridCache
+
+from .executor import Executor
+from .sequence import Chunk
+from .step import StepPlan, pack
+
+
+class Flight:
+    """One step. Launched on construction; then `carry` if another is launched before it is settled.
+
+    Args:
+        chunks: what it computes, at least one.
+        cache: their pages.
+        executor: computes it.
+
+    Raises on construction: EngineDeadError: a rank died.
+
+    Attributes:
+        may_wait: whether its draws are such that the next step can be launched before the host
+            knows them.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], cache: HybridCache, executor: Executor) -> None:
+        self.chunks = chunks
+        self._plan = plan = StepPlan()
+        row = 0
+        for chunk in chunks:
+            chunk.sequence.reader.want(plan, chunk, row)
+            row += chunk.count
+        tails = plan.keep_tails([chunk.count for chunk in chunks])
+        batch = pack(chunks, cache, plan.logit_rows, tails)
+        queries = plan.queries()
+        hidden, self._answers = executor.launch(batch, queries)
+        plan.send(hidden, executor.runner.head)
+        self.may_wait = queries is None or queries.on_device
+
+    def carry(self) -> None:
+        """Let sequences go on with the tokens that are being drawn, where that is certain to do."""
+        places = self._plan.places()
+        for chunk in self.chunks:
+            reader = chunk.sequence.reader.carry() if chunk.last else None
+            if reader is not None:
+                chunk.sequence.carry(reader, places[reader])
+
+    def settle(self) -> int:
+        """Wait for the values and hand them out; returns how many drawn tokens were accepted."""
+        return self._plan.settle(self._answers)
