@@ -16,7 +16,6 @@ from torch import Tensor
 from model.batch import PackedBatch
 from model.errors import EngineDeadError
 from model.parallel import TensorParallel, check_size
-from model.sampling import Vocabulary
 
 from .child import Child
 from .queries import LogitAnswers, LogitQueries
@@ -50,7 +49,6 @@ class InProcess:
 
     def __init__(self, setup: RankSetup) -> None:
         self.runner = Runner(setup, TensorParallel.single())
-        self._vocabulary = Vocabulary(setup.config.vocab_size)
         self._drawn: Tensor | None = None
 
     def allocate(self, num_pages: int) -> None:
@@ -61,7 +59,7 @@ class InProcess:
         self, batch: PackedBatch, queries: LogitQueries | None
     ) -> tuple[Tensor, LogitAnswers | None]:
         """Compute a step; what it carries was drawn in the launch before."""
-        hidden, answers = compute(self.runner, self._vocabulary, batch, queries, self._drawn)
+        hidden, answers = compute(self.runner, batch, queries, self._drawn)
         self._drawn = answers.drawn if answers is not None else None
         return hidden, answers
 
@@ -102,7 +100,6 @@ class RankGroup:
         self._end = weakref.finalize(self, self._watchdog.end)
         try:
             self.runner = Runner(setup, tp, self._watchdog.check)
-            self._vocabulary = Vocabulary(setup.config.vocab_size, tp)
             self._watchdog.wait_for(LOADED)
             self._send("join", None)
             with self._watchdog.working(0):
@@ -130,7 +127,7 @@ class RankGroup:
         try:
             with self._watchdog.working(len(batch.token_ids)):
                 self._send("run", (batch, queries.portable() if queries else None))
-                hidden, answers = compute(self.runner, self._vocabulary, batch, queries)
+                hidden, answers = compute(self.runner, batch, queries)
                 if answers is not None:
                     answers.wait()
                 return hidden, answers
@@ -157,7 +154,6 @@ class RankGroup:
 
 def compute(
     runner: Runner,
-    vocabulary: Vocabulary,
     batch: PackedBatch,
     queries: LogitQueries | None,
     drawn: Tensor | None = None,
@@ -166,7 +162,6 @@ def compute(
 
     Args:
         runner: of the rank.
-        vocabulary: the tokens whose logits it holds.
         batch: the step.
         queries: at the batch's logit rows.
         drawn: the tokens that the batch carries over, as for `Runner.run`.
@@ -175,4 +170,4 @@ def compute(
     if queries is None:
         return hidden, None
     assert logits is not None, "queries stand at the batch's logit rows"
-    return hidden, queries.answer(logits, vocabulary)
+    return hidden, queries.answer(logits, runner.vocabulary)

@@ -19,7 +19,6 @@ from typing import Any
 
 from model.errors import EngineDeadError, GemmarayError
 from model.parallel import TensorParallel
-from model.sampling import Vocabulary
 
 from .executor import compute
 from .runner import RankSetup, Runner
@@ -81,7 +80,6 @@ class _Line:
 
 def _compute(line: _Line, setup: RankSetup, tp: TensorParallel, meeting: Path) -> None:
     runner = Runner(setup, tp)
-    vocabulary = Vocabulary(setup.config.vocab_size, tp)
     line.say(LOADED)
     while True:
         command, argument = line.commands.get()
@@ -91,7 +89,7 @@ def _compute(line: _Line, setup: RankSetup, tp: TensorParallel, meeting: Path) -
         elif command == "allocate":
             runner.allocate(argument)
         else:
-            compute(runner, vocabulary, *argument)
+            compute(runner, *argument)
 
 
 def _die_with_parent(parent: int) -> None:

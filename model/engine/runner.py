@@ -18,6 +18,7 @@ from model.kernels.fp8 import require_fp8
 from model.kv_cache import KVCache
 from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
+from model.sampling import Vocabulary
 from model.transfer import to_device
 
 from .graphs import CudaRecorder, DecodeGraphs
@@ -59,6 +60,9 @@ class RankSetup:
 class Runner:
     """Computes packed batches on one rank.
 
+    Attributes:
+        vocabulary: the tokens whose logits it computes.
+
     Args:
         setup: what it is built from.
         tp: its place among the ranks.
@@ -86,9 +90,9 @@ class Runner:
         self.page_size = setup.page_size or self.backend.page_size
         self.model = Gemma2(setup.config, tp, self.dtype, self.device)
         load(self.model.shards(), setup.folder, self.model.ignorable(), check)
-        self.model.prepare(
-            kernels.choose(setup.kernels, self.device, self.dtype), setup.quantization, check
-        )
+        chosen = kernels.choose(setup.kernels, self.device, self.dtype)
+        self.model.prepare(chosen, setup.quantization, check)
+        self.vocabulary = Vocabulary(setup.config.vocab_size, tp, chosen.peaks)
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None
         self._graphs: DecodeGraphs | None = None

@@ -5,12 +5,15 @@ vocabulary, M features of a fused query-key-value projection, H head size.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from model.kv_cache import KVCache
 from model.params import Quantization
+
+Peaks = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Linear(ABC):
@@ -54,10 +57,14 @@ class Kernels(ABC):
     Attributes:
         name: as users choose it.
         angles_dtype: of the cosines and sines that `rotate_and_store` wants; None is the model's.
+        peaks: of logits [R, V] in the model's dtype each row's best column [R] int64, the lowest
+            among equals, its score and the log of its softmax, [R] float32 both; None where torch
+            does as well.
     """
 
     name: str
     angles_dtype: torch.dtype | None
+    peaks: Peaks | None = None
 
     @abstractmethod
     def linear(

@@ -62,6 +62,12 @@ class _Chunk(NamedTuple):
     logits: Tensor
     vocabulary: Vocabulary
 
+    @property
+    def best_only(self) -> bool:
+        """Whether the best tokens, as the logits stand, are all that is wanted."""
+        asked = any(row.params.logprobs for row in self.rows)
+        return self.path.greedy and not self.path.adjusted and not asked
+
 
 class Draws:
     """Tokens that are drawn, or that the device has been told to draw.
@@ -116,18 +122,12 @@ def start_sampling(
     tops: dict[int, _Top] = {}
     for chunk in _chunks(logits_RV, rows, vocabulary):
         places_C = _indices(chunk.places, logits_RV.device)
-        raw_CW = vocabulary.columns_of(chunk.logits)
-        p_CW = raw_CW.softmax(-1)
-        peak = vocabulary.peak(raw_CW, p_CW)
-        ids_C = _tokens(chunk, raw_CW, p_CW, peak)
-        if ids_C is peak.token:
-            scores_C = peak.score
+        if chunk.best_only:
+            peak = vocabulary.peak_of_all(vocabulary.peak_of_logits(chunk.logits))
+            ids_C, scores_C = peak.token, peak.score
         else:
-            scores_C = vocabulary.scores_of(
-                raw_CW, torch.arange(len(ids_C), device=ids_C.device), ids_C
-            )
+            ids_C, scores_C, peak = _drawn(chunk, tops)
         ids_R[places_C], logprobs_R[places_C] = ids_C, _logprob(scores_C, peak)
-        tops.update(_tops(chunk, raw_CW, peak))
     return Draws(ids_R, logprobs_R, tops)
 
 
@@ -169,11 +169,11 @@ def token_logprobs(
     vocabulary = vocabulary or Vocabulary(logits_RV.shape[1])
     device = logits_RV.device
     rows_T = torch.arange(len(targets_T), device=device) if rows_T is None else rows_T
-    parts = []
     size = _rows_at_once(logits_RV, vocabulary)
-    for start in range(0, len(logits_RV), size):
-        raw_CW = vocabulary.columns_of(logits_RV[start : start + size])
-        parts.append(vocabulary.peak_here(raw_CW, raw_CW.softmax(-1)))
+    parts = [
+        vocabulary.peak_of_logits(logits_RV[start : start + size])
+        for start in range(0, len(logits_RV), size)
+    ]
     if not parts:
         return torch.empty(0, dtype=torch.float32, device=device)
     peak = vocabulary.peak_of_all(Peak(*(torch.cat(values) for values in zip(*parts, strict=True))))
@@ -235,6 +235,19 @@ def _limits(chunk: _Chunk, scores_CW: Tensor, peak: Peak | None = None) -> Limit
     else:
         highest_p_C = scores_CW.new_ones(len(chunk.rows))
     return Limits.read(chunk.rows, highest_p_C)
+
+
+def _drawn(chunk: _Chunk, tops: dict[int, _Top]) -> tuple[Tensor, Tensor, Peak]:
+    """Draw [C] ids; return them, their scores and the best; put what is asked for into `tops`."""
+    vocabulary, raw_CW = chunk.vocabulary, chunk.vocabulary.columns_of(chunk.logits)
+    p_CW = raw_CW.softmax(-1)
+    peak = vocabulary.peak(raw_CW, p_CW)
+    tops.update(_tops(chunk, raw_CW, peak))
+    ids_C = _tokens(chunk, raw_CW, p_CW, peak)
+    if ids_C is peak.token:
+        return ids_C, peak.score, peak
+    rows_C = torch.arange(len(ids_C), device=ids_C.device)
+    return ids_C, vocabulary.scores_of(raw_CW, rows_C, ids_C), peak
 
 
 def _tokens(chunk: _Chunk, raw_CW: Tensor, p_CW: Tensor, peak: Peak) -> Tensor:

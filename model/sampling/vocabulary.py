@@ -8,6 +8,7 @@ all of them get the same answers, bit for bit, since each computes them from the
 Shapes: C rows, W columns of this rank's slice (padded to whole blocks), S ranks, K candidates.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,15 +34,24 @@ class Peak(NamedTuple):
     log_p: Tensor
 
 
+# From logits [C, V]: the best column [C] int64, the lowest among equals, its score and the log of
+# its softmax, [C] float32 both.
+Peaks = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
 class Vocabulary:
     """The tokens whose logits this rank holds, and the questions about all of them.
 
     Args:
         size: tokens in all.
         tp: this rank's place; None is alone, and then nothing is exchanged.
+        peaks: finds peaks where nothing else is wanted of the logits; None does it in torch.
     """
 
-    def __init__(self, size: int, tp: TensorParallel | None = None) -> None:
+    def __init__(
+        self, size: int, tp: TensorParallel | None = None, peaks: Peaks | None = None
+    ) -> None:
+        self._peaks = peaks
         self._tp = tp or TensorParallel.single()
         share = vocab_of_rank(size, self._tp.rank, self._tp.size)
         self.size = size
@@ -82,6 +92,14 @@ class Vocabulary:
         column_C = argmax(scores_CW)
         log_p_C = _pick(p_CW, column_C).log()
         return Peak(column_C + self.ids.start, _pick(scores_CW, column_C), log_p_C)
+
+    def peak_of_logits(self, logits_CV: Tensor) -> Peak:
+        """Find the peak of each row in this rank's slice of logits of any float dtype."""
+        if self._peaks is None:
+            scores_CW = self.columns_of(logits_CV)
+            return self.peak_here(scores_CW, scores_CW.softmax(-1))
+        column_C, score_C, log_p_C = self._peaks(logits_CV)
+        return Peak(column_C + self.ids.start, score_C, log_p_C)
 
     def peak_of_all(self, peak: Peak) -> Peak:
         """Find the peak over all slices from that of each rank's own."""

@@ -203,3 +203,23 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CXX", "/nowhere/c++")
     with pytest.raises(build.BuildError, match=r"/nowhere/c\+\+ can't be run: No such file"):
         build.build()
+
+
+@needs_native
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 103, 4096])
+def test_peaks(width: int) -> None:
+    logits = (normal(7, width + 3) * 8).bfloat16()[:, 3:]
+    best = logits.float().amax(-1)
+    logits[1, width // 2 :] = best[1]  # several: the first of them counts
+    logits[2] = -torch.inf
+    logits[2, -1] = -30.0
+    peaks = NativeKernels().peaks
+    assert peaks is not None
+    columns, scores, log_p = peaks(logits)
+    want = [row.index(max(row)) for row in logits.float().tolist()]
+    assert columns.tolist() == want
+    assert torch.equal(scores, logits.float().amax(-1))
+    every = logits.double().log_softmax(-1)
+    torch.testing.assert_close(
+        log_p.double(), every.gather(1, columns[:, None])[:, 0], atol=1e-5, rtol=1e-5
+    )

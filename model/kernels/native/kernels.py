@@ -31,6 +31,7 @@ class NativeKernels(Kernels):
         assert isinstance(library, Library), library
         self._library = library
         self._plain = PlainKernels()
+        self.peaks = self._peaks
 
     def linear(
         self, weight_ND: Tensor, bias_N: Tensor | None, quantization: Quantization
@@ -123,6 +124,23 @@ class NativeKernels(Kernels):
             torch.get_num_threads(),
         )
         return heads_TMH[:, :heads]
+
+    def _peaks(self, logits_RV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, width = logits_RV.shape
+        assert logits_RV.stride(1) == 1
+        columns_R = torch.empty(rows, dtype=torch.int64)
+        scores_R, log_p_R = torch.empty(2, rows, dtype=torch.float)
+        self._library.peaks(
+            logits_RV.data_ptr(),
+            logits_RV.stride(0),
+            rows,
+            width,
+            columns_R.data_ptr(),
+            scores_R.data_ptr(),
+            log_p_R.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return columns_R, scores_R, log_p_R
 
 
 def _step(quantization: Quantization) -> int:
