@@ -13,6 +13,8 @@ from torch import Tensor
 from model.kv_cache import KVCache
 from model.params import Quantization
 
+# From logits [R, V] each row's best column [R] int64, the lowest among equals, its score and the
+# log of its softmax, [R] float32 both.
 Peaks = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -57,9 +59,7 @@ class Kernels(ABC):
     Attributes:
         name: as users choose it.
         angles_dtype: of the cosines and sines that `rotate_and_store` wants; None is the model's.
-        peaks: of logits [R, V] in the model's dtype each row's best column [R] int64, the lowest
-            among equals, its score and the log of its softmax, [R] float32 both; None where torch
-            does as well.
+        peaks: for logits in the model's dtype; None where torch does as well.
     """
 
     name: str

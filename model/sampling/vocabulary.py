@@ -8,12 +8,12 @@ all of them get the same answers, bit for bit, since each computes them from the
 Shapes: C rows, W columns of this rank's slice (padded to whole blocks), S ranks, K candidates.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from model.kernels.base import Peaks
 from model.parallel import TensorParallel, vocab_of_rank
 
 from .blocks import BLOCK, argmax, in_order, ranked, whole_blocks
@@ -32,11 +32,6 @@ class Peak(NamedTuple):
     token: Tensor
     score: Tensor
     log_p: Tensor
-
-
-# From logits [C, V]: the best column [C] int64, the lowest among equals, its score and the log of
-# its softmax, [C] float32 both.
-Peaks = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Vocabulary:
