@@ -42,6 +42,8 @@ class KVCache:
         self._pages = torch.empty(shape, dtype=dtype, device=device)
         if clear:
             self._pages.zero_()
+        # Kept, since to index a tensor costs as much as a small kernel.
+        self._layers = [(keys, values) for keys, values in self._pages]
 
     @staticmethod
     def bytes_per_page(
@@ -52,8 +54,7 @@ class KVCache:
 
     def layer(self, layer_index: int) -> tuple[Tensor, Tensor]:
         """Return a layer's key and value pages: [pages, page_size, kv_heads, head_dim] each."""
-        keys, values = self._pages[self._index[layer_index]]
-        return keys, values
+        return self._layers[self._index[layer_index]]
 
     def write(self, layer_index: int, k_TKH: Tensor, v_TKH: Tensor, slots_T: Tensor) -> None:
         """Store the keys and values of T tokens in their slots (int64)."""

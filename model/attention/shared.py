@@ -124,8 +124,8 @@ class _Pages:
     def _parted(self, sequences: Ints, at: int) -> Iterator[Ints]:
         """Yield the sequences that share page `at` with another, those of one page together."""
         pages = self._tables[sequences, at - self._first[sequences]]
-        ids, counts = np.unique(pages, return_counts=True)
-        for page in ids[counts > 1].tolist():
+        ordered = np.sort(pages)
+        for page in dict.fromkeys(ordered[1:][ordered[1:] == ordered[:-1]].tolist()):
             yield sequences[pages == page]
 
     def _common(self, sequences: Ints, at: int) -> int:

@@ -106,13 +106,14 @@ class NativeKernels(Kernels):
         kv_heads, size = keys.shape[2:]
         if size % (2 * LANES):
             return self._plain.rotate_and_store(qkv_TM, angles, cache, layer_index, slots_T)
-        heads_TMH = qkv_TM.view(len(qkv_TM), -1, size)
+        rows = qkv_TM.shape[0]
+        heads_TMH = qkv_TM.view(rows, -1, size)
         heads = heads_TMH.shape[1] - 2 * kv_heads
         cos, sin = angles
         self._library.rotate_and_store(
             qkv_TM.data_ptr(),
             qkv_TM.stride(0),
-            len(qkv_TM),
+            rows,
             heads,
             kv_heads,
             size,

@@ -119,17 +119,16 @@ void take_blocks(const Attention& a, Place place, Range keys, long row, long cou
     pack_values(a, place, key, here, padded, s.values);
     // The first rows may lie wholly before these keys.
     while (row < end && s.seen[row].end <= key) row++;
-    for (long i = row; i < end; i += MAX_ROWS) {
-      const int some = (int)std::min<long>(end - i, MAX_ROWS);
+    in_tiles(row, end - row, [&](long i, int height) {
       for (long panel = 0; panel < padded / PANEL; panel++) {
-        with_rows<Score>(some, s, i, panel, size);
+        with_rows<Score>(height, s, i, panel, size);
       }
-    }
+    });
     for (long i = row; i < end; i++) weigh(a, s, i, key, padded, key + here);
     for (long column = 0; column < size; column += PANEL) {
-      for (long i = row; i < end; i += MAX_ROWS) {
-        with_rows<Mix>((int)std::min<long>(end - i, MAX_ROWS), s, i, column, size, padded);
-      }
+      in_tiles(row, end - row, [&](long i, int height) {
+        with_rows<Mix>(height, s, i, column, size, padded);
+      });
     }
   }
 }

@@ -92,18 +92,17 @@ void multiply(const Job& job, long panels, int threads) {
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
   for (long panel = 0; panel < panels; panel++) {
     for (long part = 0; part < blocks; part++) {
-      const long stop = std::min((part + 1) * block, job.rows);
+      const long first = part * block, count = std::min(block, job.rows - first);
       // The next panel is fetched during the first two passes over this one, half in each; with
       // a single pass, memory is busy anyway.
       const long bytes = job.depth * PANEL * sizeof(typename Kind::B);
       const char* next = (const char*)job.panels + std::min(panel + 1, panels - 1) * bytes;
-      const bool single = stop - part * block <= MAX_ROWS;
-      for (long row = part * block; row < stop; row += MAX_ROWS) {
-        const long pass = row / MAX_ROWS - part * block / MAX_ROWS;
-        const char* later = single || pass > 1 ? nullptr : next + pass * bytes / 2;
-        with_rows<Tile<Kind>::template Of>((int)std::min<long>(stop - row, MAX_ROWS), job, row,
-                                           panel, later);
-      }
+      long pass = count <= MAX_ROWS ? 2 : 0;
+      in_tiles(first, count, [&](long row, int height) {
+        const char* later = pass > 1 ? nullptr : next + pass * bytes / 2;
+        with_rows<Tile<Kind>::template Of>(height, job, row, panel, later);
+        pass++;
+      });
     }
   }
 }

@@ -67,6 +67,17 @@ inline __attribute__((always_inline)) void accumulate(const typename Kind::A* a,
   }
 }
 
+// Calls body(row, count) for tiles of [first, first + count), as few as hold MAX_ROWS each and all of
+// the same height, or one less: a tile of a row or two would wait for its own sums.
+template <class Body>
+inline void in_tiles(long first, long count, Body body) {
+  const long tiles = (count + MAX_ROWS - 1) / MAX_ROWS;
+  for (long tile = 0; tile < tiles; tile++) {
+    const long row = count * tile / tiles;
+    body(first + row, (int)(count * (tile + 1) / tiles - row));
+  }
+}
+
 // Calls Body<ROWS>::run for the number of rows that there are, at most MAX_ROWS. They are
 // not inlined: in a function of their own all sums stay in registers.
 template <template <int> class Body, class... Arguments>
