@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.checkpoints import SHAPES, ensure
 from benchmarks.measure import machine
+from benchmarks.report import append
 from benchmarks.workloads import FIRST_ID, LAST_ID
 from model import Engine, EngineConfig, EngineDeadError, SamplingParams
 from model.engine import child
@@ -264,8 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show(faults, f"faults of rank 1 of 2, seed {seed}", Console(width=110))
     print(json.dumps(line))
     if args.out:
-        with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(args.out, line)
     if any(figures["missed"] for figures in faults.values()):
         sys.exit(1)
 

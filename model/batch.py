@@ -15,6 +15,13 @@ LayerKind = Literal["full_attention", "sliding_attention"]
 Ints = npt.NDArray[np.int64]
 
 
+def ranges(starts: Ints, counts: Ints) -> Ints:
+    """Return the ranges [start, start + count), end to end."""
+    before = np.cumsum(counts) - counts
+    joined: Ints = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+    return joined
+
+
 @dataclass(frozen=True, slots=True)
 class GroupLayout:
     """Where one layer group keeps the keys and values of this step's sequences.
@@ -64,9 +71,7 @@ class PackedBatch:
     def tail_rows(self) -> Ints:
         """Rows in [0, T) of the tails, in their order."""
         assert self.tail_lens is not None
-        ends_S = np.cumsum(self.query_lens)
-        kept_S = np.cumsum(self.tail_lens)
-        return np.arange(int(kept_S[-1])) + np.repeat(ends_S - kept_S, self.tail_lens)
+        return ranges(np.cumsum(self.query_lens) - self.tail_lens, self.tail_lens)
 
     def tails(self, kind: LayerKind) -> "PackedBatch":
         """Return the tails as a batch of their own, of the sequences that have one.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.batch import GroupLayout, Ints, PackedBatch
+from model.batch import GroupLayout, Ints, PackedBatch, ranges
 
 # A sequence with more queries than these makes good use of what it reads by itself.
 MOST_QUERIES = 8
@@ -60,7 +60,7 @@ def shared_keys(
         counts = batch.query_lens[group.sequences]
         if counts.sum() < least_queries or group.saved * page_size < least_saved:
             continue
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        within = ranges(np.zeros_like(counts), counts)
         queries.append(np.stack((np.repeat(group.sequences, counts), within), axis=1))
         starts.append(starts[-1] + len(within))
         keys.append((group.first * page_size, (group.first + group.count) * page_size))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batch import Ints, PackedBatch
+from model.batch import Ints, PackedBatch, ranges
 from model.transfer import to_device
 
 
@@ -50,7 +50,7 @@ def cut(batch: PackedBatch, sequences: Ints, height: int) -> Tiles:
     """Cut some sequences' queries into tiles of at most `height`, in their order."""
     counts = -(-batch.query_lens[sequences] // height)
     owner = np.repeat(sequences, counts)
-    within = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)) * height
+    within = ranges(np.zeros_like(counts), counts) * height
     starts = np.cumsum(batch.query_lens) - batch.query_lens
     lengths = batch.query_lens[owner]
     return Tiles(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batch import GroupLayout, Ints, LayerKind, PackedBatch
+from model.batch import GroupLayout, Ints, LayerKind, PackedBatch, ranges
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
 from model.transfer import ToHost
@@ -184,8 +184,7 @@ def pack(
             carried.append((len(token_ids) - 1, sequence.carried))
     starts_S = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
-    rows_S = np.cumsum(counts_S) - counts_S
-    positions_T = np.arange(len(token_ids)) + np.repeat(starts_S - rows_S, counts_S)
+    positions_T = ranges(starts_S, counts_S)
     return PackedBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
         positions=positions_T,

@@ -18,7 +18,7 @@ between tokens by the rounding of float32, and of float64.)
 
 from .draw import child_seed, uniform
 from .rows import SampledToken, SamplingRow, check_token_ids
-from .sampler import Draws, processed_logits, sample, start_sampling, token_logprobs
+from .sampler import Draws, processed_logits, start_sampling, token_logprobs
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "check_token_ids",
     "child_seed",
     "processed_logits",
-    "sample",
     "start_sampling",
     "token_logprobs",
     "uniform",

@@ -94,13 +94,6 @@ class Draws:
         ]
 
 
-def sample(
-    logits_RV: Tensor, rows: Sequence[SamplingRow], vocabulary: Vocabulary | None = None
-) -> list[SampledToken]:
-    """Draw the next token of each row, and wait for it; as `start_sampling`."""
-    return start_sampling(logits_RV, rows, vocabulary).tokens()
-
-
 def start_sampling(
     logits_RV: Tensor, rows: Sequence[SamplingRow], vocabulary: Vocabulary | None = None
 ) -> Draws:
@@ -132,7 +125,7 @@ def start_sampling(
 
 
 def processed_logits(logits_RV: Tensor, rows: Sequence[SamplingRow]) -> Tensor:
-    """Return [R, V] float32 whose softmax is what `sample` draws from; -inf for what it can't.
+    """Return [R, V] float32 whose softmax is what is drawn from; -inf for what can't be.
 
     Greedy rows are adjusted only: their token is the best of these. The vocabulary is whole.
     """
@@ -164,7 +157,7 @@ def token_logprobs(
         targets_T: [T] int64 token ids; these and the next on the device of the logits.
         rows_T: [T] int64 row of each target: a row is normalized once, however many targets it
             has. None is one target for each row.
-        vocabulary: as for `sample`.
+        vocabulary: as for `start_sampling`.
     """
     vocabulary = vocabulary or Vocabulary(logits_RV.shape[1])
     device = logits_RV.device

@@ -17,12 +17,13 @@ from model.sampling import (
     check_token_ids,
     child_seed,
     processed_logits,
-    sample,
     start_sampling,
     token_logprobs,
     uniform,
 )
 from model.sampling.draw import draw_rank, draw_token
+
+from .draws import sample
 
 LAST_UNIFORM = 1 - 2.0**-53
 

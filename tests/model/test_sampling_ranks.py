@@ -11,8 +11,9 @@ from torch import Tensor
 
 from model.parallel import TensorParallel, vocab_of_rank
 from model.params import SamplingParams
-from model.sampling import SampledToken, SamplingRow, Vocabulary, sample, token_logprobs
+from model.sampling import SampledToken, SamplingRow, Vocabulary, token_logprobs
 
+from .draws import sample
 from .test_sampling import make_logits, on_an_edge, sampling_rows
 from .test_sampling_draws import random_row
 from .thread_ranks import on_ranks
