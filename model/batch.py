@@ -22,6 +22,11 @@ def ranges(starts: Ints, counts: Ints) -> Ints:
     return joined
 
 
+def are_all(rows: Ints, count: int) -> bool:
+    """Whether these are the rows [0, count) in their order, so that nothing has to be picked."""
+    return len(rows) == count and bool((rows == np.arange(count)).all())
+
+
 @dataclass(frozen=True, slots=True)
 class GroupLayout:
     """Where one layer group keeps the keys and values of this step's sequences.

@@ -112,7 +112,7 @@ class Gemma2Attention(nn.Module):
         if tail is not None:
             if not len(tail.rows_R):  # the middle of prompts: their keys are all that is wanted
                 return x_TD[:0]
-            q_TNH, plan = q_TNH[tail.rows_R], tail.attention
+            q_TNH, plan = q_TNH.index_select(0, tail.rows_R), tail.attention
         k_pages, v_pages = step.cache.layer(self.layer_index)
         out_TNH = step.backend.attend(
             q_TNH, k_pages, v_pages, plan, scale=self.scale, softcap=self.softcap
@@ -178,7 +178,7 @@ class Gemma2Layer(nn.Module):
         """
         branch_TD = self.self_attn(normed_TD, step, tail)
         if tail is not None:
-            x_TD = x_TD[tail.rows_R]
+            x_TD = x_TD.index_select(0, tail.rows_R)
         x_TD, normed_TD = self.post_attention_layernorm.add(
             x_TD, branch_TD, self.pre_feedforward_layernorm
         )

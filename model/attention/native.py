@@ -77,20 +77,14 @@ class NativeAttention(AttentionBackend):
         device: torch.device,
     ) -> NativePlan:
         """Stack the page tables, and find what sequences share; see `NativePlan`."""
-        tables = block_table(layout.tables, device)
         shared = shared_keys(
-            batch,
-            layout,
-            tables.numpy(),
-            page_size,
-            least_queries=LEAST_QUERIES,
-            least_saved=LEAST_SAVED,
+            batch, layout, page_size, least_queries=LEAST_QUERIES, least_saved=LEAST_SAVED
         )
         return NativePlan(
             query_starts=cumulative(batch.query_lens, np.int64, device),
             key_lens=torch.from_numpy(np.ascontiguousarray(batch.key_lens)),
             first_keys=torch.from_numpy(np.ascontiguousarray(layout.first_key)),
-            tables=tables,
+            tables=block_table(layout.tables, device),
             shared_starts=torch.from_numpy(shared.starts),
             shared_queries=torch.from_numpy(shared.queries),
             shared_keys=torch.from_numpy(shared.keys),

@@ -5,16 +5,17 @@ they read the prefix once for all of them, as rows of one product, and the rest 
 (FlashInfer calls it cascade attention: https://flashinfer.ai/2024/02/02/cascade-inference.html.)
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from model.batch import GroupLayout, Ints, PackedBatch, ranges
 
 # A sequence with more queries than these makes good use of what it reads by itself.
 MOST_QUERIES = 8
+_NONE = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,6 @@ class SharedKeys:
 def shared_keys(
     batch: PackedBatch,
     layout: GroupLayout,
-    tables: npt.NDArray[np.int32],
     page_size: int,
     *,
     least_queries: int,
@@ -49,14 +49,13 @@ def shared_keys(
     Args:
         batch: the step.
         layout: the page tables.
-        tables: [S, longest] the same, stacked.
         page_size: tokens per page.
         least_queries: of a group that is worth it.
         least_saved: keys that such a group saves by reading once.
     """
-    few = np.flatnonzero(batch.query_lens <= MOST_QUERIES)
-    starts, queries, keys = [0], [np.zeros((0, 2), np.int64)], []
-    for group in _Pages(tables, layout, page_size).groups(few):
+    few = np.flatnonzero(batch.query_lens <= MOST_QUERIES).tolist()
+    starts, queries, keys = [0], [_NONE], []
+    for group in _Pages(layout, page_size).groups(few):
         counts = batch.query_lens[group.sequences]
         if counts.sum() < least_queries or group.saved * page_size < least_saved:
             continue
@@ -66,8 +65,8 @@ def shared_keys(
         keys.append((group.first * page_size, (group.first + group.count) * page_size))
     return SharedKeys(
         starts=np.array(starts, dtype=np.int64),
-        queries=np.concatenate(queries),
-        keys=np.array(keys, dtype=np.int64).reshape(-1, 2),
+        queries=np.concatenate(queries) if keys else _NONE,
+        keys=np.array(keys, dtype=np.int64) if keys else _NONE,
     )
 
 
@@ -75,7 +74,7 @@ def shared_keys(
 class _Group:
     """Sequences that share the pages [first, first + count), counted from position 0."""
 
-    sequences: Ints
+    sequences: list[int]
     first: int
     count: int
 
@@ -86,24 +85,28 @@ class _Group:
 
 
 class _Pages:
-    """Page tables in absolute terms: page n has the positions from n * page_size on."""
+    """Page tables in absolute terms: page n has the positions from n * page_size on.
 
-    def __init__(self, tables: npt.NDArray[np.int32], layout: GroupLayout, page_size: int) -> None:
-        self._tables = tables
-        self._first = layout.first_key // page_size
-        self._end = self._first + np.array([len(table) for table in layout.tables], dtype=np.int64)
+    In plain Python: mostly there is nothing to find, among few sequences.
+    """
 
-    def groups(self, sequences: Ints) -> Iterator[_Group]:
+    def __init__(self, layout: GroupLayout, page_size: int) -> None:
+        self._tables = layout.tables
+        self._first: list[int] = (layout.first_key // page_size).tolist()
+
+    def groups(self, sequences: list[int]) -> Iterator[_Group]:
         """Part sequences by what they share."""
         while len(sequences) > 1:
             # Nothing is shared before the window of the sequence that has gone farthest.
-            at = int(self._first[sequences].max())
-            long_enough = self._end[sequences] > at
-            for part in self._parted(sequences[long_enough], at):
+            at = max(self._first[s] for s in sequences)
+            for part in self._parted(sequences, at):
                 yield from self._tree(part, at)[0]
-            sequences = sequences[~long_enough]
+            sequences = [s for s in sequences if self._end(s) <= at]
 
-    def _tree(self, sequences: Ints, at: int) -> tuple[list[_Group], Ints]:
+    def _end(self, sequence: int) -> int:
+        return self._first[sequence] + len(self._tables[sequence])
+
+    def _tree(self, sequences: list[int], at: int) -> tuple[list[_Group], list[int]]:
         """Group sequences that share page `at`; also return one that stays alone, if one does.
 
         Those that share more than all do are a group of their own where that saves more.
@@ -111,27 +114,31 @@ class _Pages:
         count = self._common(sequences, at)
         groups: list[_Group] = []
         merged = sequences
-        for part in self._parted(sequences[self._end[sequences] > at + count], at + count):
+        for part in self._parted(sequences, at + count):
             inner, alone = self._tree(part, at + count)
             inner = [_Group(group.sequences, at, group.count + count) for group in inner]
             if sum(group.saved for group in inner) >= (len(part) - len(alone)) * count:
                 groups += inner
-                merged = np.setdiff1d(merged, np.setdiff1d(part, alone))
+                gone = set(part).difference(alone)
+                merged = [s for s in merged if s not in gone]
         if len(merged) < 2:
             return groups, merged
-        return [*groups, _Group(merged, at, count)], merged[:0]
+        return [*groups, _Group(merged, at, count)], []
 
-    def _parted(self, sequences: Ints, at: int) -> Iterator[Ints]:
-        """Yield the sequences that share page `at` with another, those of one page together."""
-        pages = self._tables[sequences, at - self._first[sequences]]
-        ordered = np.sort(pages)
-        for page in dict.fromkeys(ordered[1:][ordered[1:] == ordered[:-1]].tolist()):
-            yield sequences[pages == page]
+    def _parted(self, sequences: list[int], at: int) -> list[list[int]]:
+        """Return the sequences that share page `at` with another, those of one page together."""
+        parts: defaultdict[int, list[int]] = defaultdict(list)
+        for s in sequences:
+            if self._end(s) > at:
+                parts[self._tables[s].item(at - self._first[s])].append(s)
+        return [part for part in parts.values() if len(part) > 1]
 
-    def _common(self, sequences: Ints, at: int) -> int:
+    def _common(self, sequences: list[int], at: int) -> int:
         """Return how many pages from `at` on all of them share."""
-        length = int(self._end[sequences].min()) - at
-        columns = (at - self._first[sequences])[:, None] + np.arange(length)
-        tables = self._tables[sequences[:, None], columns]
+        length = min(self._end(s) for s in sequences) - at
+        starts = [at - self._first[s] for s in sequences]
+        tables = np.stack(
+            [self._tables[s][i : i + length] for s, i in zip(sequences, starts, strict=True)]
+        )
         equal = (tables == tables[0]).all(axis=0)
         return length if equal.all() else int(equal.argmin())

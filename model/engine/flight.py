@@ -24,10 +24,6 @@ class Flight:
         executor: computes it.
 
     Raises on construction: EngineDeadError: a rank died.
-
-    Attributes:
-        may_wait: whether its draws are such that the next step can be launched before the host
-            knows them.
     """
 
     def __init__(self, chunks: Sequence[Chunk], cache: HybridCache, executor: Executor) -> None:
@@ -39,10 +35,14 @@ class Flight:
             row += chunk.count
         tails = plan.keep_tails([chunk.count for chunk in chunks])
         batch = pack(chunks, cache, plan.logit_rows, tails)
-        queries = plan.queries()
-        hidden, self._answers = executor.launch(batch, queries)
+        self._queries = plan.queries()
+        hidden, self._answers = executor.launch(batch, self._queries)
         plan.send(hidden, executor.runner.head)
-        self.may_wait = queries is None or queries.on_device
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether its draws are such that the next step can be launched before they are known."""
+        return self._queries is None or self._queries.on_device
 
     def carry(self) -> None:
         """Let sequences go on with the tokens that are being drawn, where that is certain to do."""

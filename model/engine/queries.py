@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from model.batch import Ints, are_all
 from model.sampling import (
     Draws,
     SampledToken,
@@ -17,8 +16,6 @@ from model.sampling import (
     token_logprobs,
 )
 from model.transfer import ToHost, to_device
-
-Ints = npt.NDArray[np.int64]
 
 
 class LogitAnswers(NamedTuple):
@@ -86,7 +83,7 @@ class LogitQueries:
     def _draws(self, logits: Tensor, vocabulary: Vocabulary) -> Draws | None:
         if not len(self.draws):
             return None
-        if not np.array_equal(self.draws_at, np.arange(len(logits))):
+        if not are_all(self.draws_at, logits.shape[0]):
             logits = logits[to_device(self.draws_at, logits.device)]
         return start_sampling(logits, self.draws, vocabulary)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model import attention, kernels
-from model.batch import PackedBatch
+from model.batch import PackedBatch, are_all
 from model.checkpoint import load
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
@@ -151,9 +151,12 @@ class Runner:
                 self.model.plan(batch, self.backend, self.page_size),
                 self.backend,
             )
-        if not len(batch.logit_rows):
+        rows = batch.logit_rows
+        if not len(rows):
             return hidden, None
-        return hidden, self.model.logits(hidden[self._tensor(batch.logit_rows)])
+        if are_all(rows, hidden.shape[0]):
+            return hidden, self.model.logits(hidden)
+        return hidden, self.model.logits(hidden.index_select(0, self._tensor(rows)))
 
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:

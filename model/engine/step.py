@@ -1,7 +1,9 @@
 """One step: chunks become a packed batch, readers ask for rows of it and are given their values."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -98,20 +100,25 @@ class StepPlan:
             [S] how many of each chunk's last rows are kept; None if all are, and nothing changes.
         """
         slices = [*self._hidden, *self._head]
-        wanted = np.array([*self.logit_rows, *[part.row for part in slices]], dtype=np.int64)
-        ends_S = np.cumsum(counts)
-        first_S = ends_S.copy()
-        chunk_of = np.searchsorted(ends_S, wanted, side="right")
-        np.minimum.at(first_S, chunk_of, wanted)
-        tails_S: Ints = ends_S - first_S
-        if np.array_equal(tails_S, counts):
+        if len(self.logit_rows) == sum(counts):  # no row is asked for twice
             return None
-        shift_S = np.cumsum(tails_S) - ends_S
-        moved = (wanted + shift_S[chunk_of]).tolist()
+        wanted = [*self.logit_rows, *[part.row for part in slices]]
+        ends = list(accumulate(counts))
+        firsts = ends.copy()
+        chunk_of = [bisect_right(ends, row) for row in wanted]
+        for row, chunk in zip(wanted, chunk_of, strict=True):
+            firsts[chunk] = min(firsts[chunk], row)
+        tails = [end - first for end, first in zip(ends, firsts, strict=True)]
+        if tails == list(counts):
+            return None
+        kept = list(accumulate(tails))
+        moved = [
+            row + kept[chunk] - ends[chunk] for row, chunk in zip(wanted, chunk_of, strict=True)
+        ]
         self.logit_rows = moved[: len(self.logit_rows)]
         for part, row in zip(slices, moved[len(self.logit_rows) :], strict=True):
             part.row = row
-        return tails_S
+        return np.array(tails, dtype=np.int64)
 
     def places(self) -> dict[object, int]:
         """Return the place of each drawer's draw among all of them."""
@@ -185,12 +192,16 @@ def pack(
     starts_S = np.array([chunk.start for chunk in chunks], dtype=np.int64)
     counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
     positions_T = ranges(starts_S, counts_S)
+    places = np.divmod(positions_T, cache.page_size)
     return PackedBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
         positions=positions_T,
         query_lens=counts_S,
         key_lens=starts_S + counts_S,
-        groups={kind: _layout(chunks, cache, kind, positions_T) for kind in cache.windows},
+        groups={
+            kind: _layout(chunks, kind, counts_S, *places, cache.page_size)
+            for kind in cache.windows
+        },
         tail_lens=tail_lens,
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
@@ -199,17 +210,21 @@ def pack(
 
 
 def _layout(
-    chunks: Sequence[Chunk], cache: HybridCache, kind: LayerKind, positions_T: Ints
+    chunks: Sequence[Chunk],
+    kind: LayerKind,
+    counts_S: Ints,
+    pages_T: Ints,
+    offsets_T: Ints,
+    page_size: int,
 ) -> GroupLayout:
-    size = cache.page_size
+    """Find each token's slot: it stands in this page of its sequence, at this offset."""
     tables = [chunk.sequence.cache.tables[kind] for chunk in chunks]
     pages = tuple([table.array() for table in tables])
     dropped_S = np.array([table.dropped for table in tables], dtype=np.int64)
     # All tables end to end: where page 0 of each sequence would stand, had none been dropped.
     lengths_S = np.array([len(table) for table in pages], dtype=np.int64)
     origins_S = np.cumsum(lengths_S) - lengths_S - dropped_S
-    origins_T = np.repeat(origins_S, [chunk.count for chunk in chunks])
-    pages_T = np.concatenate(pages)[origins_T + positions_T // size]
+    page_ids_T = np.concatenate(pages)[np.repeat(origins_S, counts_S) + pages_T]
     return GroupLayout(
-        slots=pages_T * size + positions_T % size, tables=pages, first_key=dropped_S * size
+        slots=page_ids_T * page_size + offsets_T, tables=pages, first_key=dropped_S * page_size
     )

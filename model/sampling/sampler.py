@@ -110,17 +110,15 @@ def start_sampling(
     """
     assert len(rows) == logits_RV.shape[0], "one row of logits for each sampling row"
     vocabulary = vocabulary or Vocabulary(logits_RV.shape[1])
+    tops: dict[int, _Top] = {}
+    drawn = [(chunk.places, *_drawn(chunk, tops)) for chunk in _chunks(logits_RV, rows, vocabulary)]
+    if len(drawn) == 1:
+        return Draws(*drawn[0][1:], tops)
     ids_R = torch.empty(len(rows), dtype=torch.int64, device=logits_RV.device)
     logprobs_R = torch.empty(len(rows), dtype=torch.float32, device=logits_RV.device)
-    tops: dict[int, _Top] = {}
-    for chunk in _chunks(logits_RV, rows, vocabulary):
-        places_C = _indices(chunk.places, logits_RV.device)
-        if chunk.best_only:
-            peak = vocabulary.peak_of_all(vocabulary.peak_of_logits(chunk.logits))
-            ids_C, scores_C = peak.token, peak.score
-        else:
-            ids_C, scores_C, peak = _drawn(chunk, tops)
-        ids_R[places_C], logprobs_R[places_C] = ids_C, _logprob(scores_C, peak)
+    for places, ids_C, logprobs_C in drawn:
+        places_C = _indices(places, logits_RV.device)
+        ids_R[places_C], logprobs_R[places_C] = ids_C, logprobs_C
     return Draws(ids_R, logprobs_R, tops)
 
 
@@ -179,6 +177,8 @@ def _logprob(score: Tensor, peak: Peak) -> Tensor:
 
     -inf where the whole row is at -inf.
     """
+    if score is peak.score:
+        return peak.log_p
     logprob = score - peak.score + peak.log_p
     return logprob.masked_fill(peak.score == -torch.inf, -torch.inf)
 
@@ -202,6 +202,9 @@ def _chunks(
         for start in range(0, len(members), size):
             places = members[start : start + size]
             first, last = places[0], places[-1]
+            if len(places) == len(rows):
+                yield _Chunk(path, places, list(rows), logits_RV, vocabulary)
+                return
             together = last - first == len(places) - 1
             picked = slice(first, last + 1) if together else _indices(places, logits_RV.device)
             logits = logits_RV[picked]
@@ -230,17 +233,21 @@ def _limits(chunk: _Chunk, scores_CW: Tensor, peak: Peak | None = None) -> Limit
     return Limits.read(chunk.rows, highest_p_C)
 
 
-def _drawn(chunk: _Chunk, tops: dict[int, _Top]) -> tuple[Tensor, Tensor, Peak]:
-    """Draw [C] ids; return them, their scores and the best; put what is asked for into `tops`."""
-    vocabulary, raw_CW = chunk.vocabulary, chunk.vocabulary.columns_of(chunk.logits)
+def _drawn(chunk: _Chunk, tops: dict[int, _Top]) -> tuple[Tensor, Tensor]:
+    """Draw [C] ids; return them and their log p; put what is asked for into `tops`."""
+    vocabulary = chunk.vocabulary
+    if chunk.best_only:
+        peak = vocabulary.peak_of_all(vocabulary.peak_of_logits(chunk.logits))
+        return peak.token, _logprob(peak.score, peak)
+    raw_CW = vocabulary.columns_of(chunk.logits)
     p_CW = raw_CW.softmax(-1)
     peak = vocabulary.peak(raw_CW, p_CW)
     tops.update(_tops(chunk, raw_CW, peak))
     ids_C = _tokens(chunk, raw_CW, p_CW, peak)
     if ids_C is peak.token:
-        return ids_C, peak.score, peak
+        return ids_C, _logprob(peak.score, peak)
     rows_C = torch.arange(len(ids_C), device=ids_C.device)
-    return ids_C, vocabulary.scores_of(raw_CW, rows_C, ids_C), peak
+    return ids_C, _logprob(vocabulary.scores_of(raw_CW, rows_C, ids_C), peak)
 
 
 def _tokens(chunk: _Chunk, raw_CW: Tensor, p_CW: Tensor, peak: Peak) -> Tensor:

@@ -26,7 +26,7 @@ class Peak(NamedTuple):
     Attributes:
         token: [C] int64 id, the lowest among equals.
         score: [C] float32.
-        log_p: [C] float32 log of its probability; of use only where the score is finite.
+        log_p: [C] float32 log of its probability; -inf where the score is.
     """
 
     token: Tensor
@@ -85,8 +85,8 @@ class Vocabulary:
     def peak_here(self, scores_CW: Tensor, p_CW: Tensor) -> Peak:
         """Find the peak of each row in this rank's slice; the arguments are those of `peak`."""
         column_C = argmax(scores_CW)
-        log_p_C = _pick(p_CW, column_C).log()
-        return Peak(column_C + self.ids.start, _pick(scores_CW, column_C), log_p_C)
+        score_C, log_p_C = _pick(scores_CW, column_C), _pick(p_CW, column_C).log()
+        return Peak(column_C + self.ids.start, score_C, _where_finite(score_C, log_p_C))
 
     def peak_of_logits(self, logits_CV: Tensor) -> Peak:
         """Find the peak of each row in this rank's slice of logits of any float dtype."""
@@ -94,7 +94,7 @@ class Vocabulary:
             scores_CW = self.columns_of(logits_CV)
             return self.peak_here(scores_CW, scores_CW.softmax(-1))
         column_C, score_C, log_p_C = self._peaks(logits_CV)
-        return Peak(column_C + self.ids.start, score_C, log_p_C)
+        return Peak(column_C if self.alone else column_C + self.ids.start, score_C, log_p_C)
 
     def peak_of_all(self, peak: Peak) -> Peak:
         """Find the peak over all slices from that of each rank's own."""
@@ -104,7 +104,8 @@ class Vocabulary:
         # Ranks hold ascending ids, and of equal maxima the first is found.
         score_C, owner_C = score_SC.max(0)
         mass_C = _masses(score_SC, log_p_SC).sum(0)
-        return Peak(_pick(token_SC.T, owner_C).long(), score_C.float(), -mass_C.log().float())
+        log_p_C = _where_finite(score_C, -mass_C.log()).float()
+        return Peak(_pick(token_SC.T, owner_C).long(), score_C.float(), log_p_C)
 
     def best(self, scores_CW: Tensor) -> Tensor:
         """Return the id [C] of each row's best token, the lowest among equals."""
@@ -182,6 +183,10 @@ class Vocabulary:
 
 def _pick(x_CW: Tensor, column_C: Tensor) -> Tensor:
     return x_CW.gather(1, column_C[:, None])[:, 0]
+
+
+def _where_finite(score_C: Tensor, log_p_C: Tensor) -> Tensor:
+    return log_p_C.masked_fill(score_C == -torch.inf, -torch.inf)
 
 
 def _masses(score_SC: Tensor, log_p_SC: Tensor) -> Tensor:

@@ -223,3 +223,11 @@ def test_peaks(width: int) -> None:
     torch.testing.assert_close(
         log_p.double(), every.gather(1, columns[:, None])[:, 0], atol=1e-5, rtol=1e-5
     )
+
+
+@needs_native
+def test_nothing_is_likely_where_nothing_is_possible() -> None:
+    peaks = NativeKernels().peaks
+    assert peaks is not None
+    _, scores, log_p = peaks(torch.full((2, 40), -torch.inf).bfloat16())
+    assert scores.tolist() == log_p.tolist() == [-torch.inf] * 2

@@ -29,17 +29,12 @@ def find(
         kept = range(min(dropped, len(path) - 1), len(path))
         pages.append({n: names.setdefault(tuple(path[: n + 1]), len(names)) for n in kept})
     tables = tuple(np.array(list(table.values())) for table in pages)
-    stacked = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
-    for row, table in zip(stacked, tables, strict=True):
-        row[: len(table)] = table
     nothing = np.zeros(0, dtype=np.int64)
     layout = GroupLayout(nothing, tables, np.array([min(table) for table in pages]) * PAGE)
     counts = np.array([count for _, _, count in drawn])
     lengths = np.array([(max(table) + 1) * PAGE for table in pages])
     batch = PackedBatch(nothing, nothing, counts, lengths, {"full_attention": layout})
-    found = shared_keys(
-        batch, layout, stacked, PAGE, least_queries=least_queries, least_saved=least_saved
-    )
+    found = shared_keys(batch, layout, PAGE, least_queries=least_queries, least_saved=least_saved)
     return found, pages
 
 

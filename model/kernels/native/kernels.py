@@ -130,7 +130,8 @@ class NativeKernels(Kernels):
         rows, width = logits_RV.shape
         assert logits_RV.stride(1) == 1
         columns_R = torch.empty(rows, dtype=torch.int64)
-        scores_R, log_p_R = torch.empty(2, rows, dtype=torch.float)
+        scores_R = torch.empty(rows, dtype=torch.float)
+        log_p_R = torch.empty(rows, dtype=torch.float)
         self._library.peaks(
             logits_RV.data_ptr(),
             logits_RV.stride(0),

@@ -44,14 +44,15 @@ inline float sum_of_exp(const bf16* row, long width, float score) {
 }  // namespace
 
 // logits [rows, stride]: of each row the best column, its score, and the log of its share of the
-// softmax over [0, width).
+// softmax over [0, width); -inf where no score is finite.
 extern "C" void gemmaray_peaks(const bf16* logits, long stride, long rows, long width, long* columns,
                                float* scores, float* log_p, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long r = 0; r < rows; r++) {
     const bf16* row = logits + r * stride;
     columns[r] = best_of(row, width, scores[r]);
-    log_p[r] = -std::log(sum_of_exp(row, width, scores[r]));
+    const bool none = scores[r] == -INFINITY;
+    log_p[r] = none ? -INFINITY : -std::log(sum_of_exp(row, width, scores[r]));
   }
 }
 
