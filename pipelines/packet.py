@@ -49,7 +49,7 @@ def make_packet(
             "file": pa.array([unit.file], pa.int32()),
             "first": pa.array([unit.first], pa.int64()),
             "last": pa.array([unit.last], pa.int64()),
-            ROWS: pa.array([places], pa.list_(pa.int64())),
+            ROWS: pa.array([list(places)], pa.list_(pa.int64())),
             "file_name": pa.array([file_name], pa.string()),
             PROMPTS: _packed(prompts),
             KEPT: _packed(kept),
@@ -65,7 +65,7 @@ def sliced(packet: pa.Table, low: int, high: int) -> pa.Table:
 
 def for_rows(packet: pa.Table, rows: Sequence[int]) -> pa.Table:
     """Say which rows of its unit a packet holds, if not all of them."""
-    return _replaced(packet, ROWS, ROWS, pa.array([rows], pa.list_(pa.int64())))
+    return _replaced(packet, ROWS, ROWS, pa.array([list(rows)], pa.list_(pa.int64())))
 
 
 def with_answers(packet: pa.Table, answers: pa.Table, trace: Trace) -> pa.Table:

@@ -22,6 +22,7 @@ from .plan import Unit
 from .report import JobReport, Progress
 from .setup import Job, set_up
 from .stream import Stream, check_environment, quiet, receipts
+from .trials import forget_committed
 from .watch import ReceiptThread, check_snapshot, explained
 
 POLL_S = 0.5
@@ -192,6 +193,7 @@ class Run:
 
     def _attempts(self) -> dict[str, int]:
         """Give what earlier runs noted, and clean up behind those that ended amid a commit."""
+        forget_committed(self._job.store, self._ledger)
         notes = noted(self._job.store)
         stale = [unit for unit in notes if unit in self._ledger]
         forget_all(self._job.store, [(unit, range(1, notes.pop(unit) + 1)) for unit in stale])

@@ -11,6 +11,7 @@ machine along, so that nobody sees its process end. Such a trial counts half.
 """
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -119,3 +120,10 @@ class Trials:
 
     def _stem(self, first: int, last: int) -> str:
         return f"{FOLDER}/{self._unit.key}.{first}-{last}"
+
+
+def forget_committed(store: Store, committed: Container[Unit]) -> None:
+    """Remove the notes of units that have their part: their run ended before it could."""
+    for match in filter(None, map(NOTE.fullmatch, store.names(FOLDER))):
+        if Unit.from_key(match[1]) in committed:
+            store.delete(f"{FOLDER}/{match[0]}")

@@ -27,12 +27,12 @@ class JobWork:
     Attributes:
         tasks: what is computed for each row.
         seed: what the rows' sampling seeds are made from.
-        store: where attempts are noted.
+        store: where attempts are noted; None notes none.
     """
 
     tasks: JobTasks
     seed: int
-    store: Store
+    store: Store | None = None
 
     def name(self, packet: pa.Table) -> str:
         """Name the unit in a packet, for counting."""
@@ -40,7 +40,8 @@ class JobWork:
 
     def begin(self, packet: pa.Table, attempt: int) -> None:
         """Note an attempt where later runs find it."""
-        note(self.store, unit_of(packet), attempt)
+        if self.store is not None:
+            note(self.store, unit_of(packet), attempt)
 
     def given_up(self, packet: pa.Table) -> pa.Table:
         """Make it a packet without answers."""
