@@ -52,7 +52,9 @@ class Ledger:
         if receipt.failed:
             self.errors = merged((*self.errors, *receipt.known_errors()))
 
-    def __contains__(self, unit: Unit) -> bool:
+    def __contains__(self, unit: object) -> bool:
+        if not isinstance(unit, Unit) or not self.plan.holds(unit):
+            return False
         return self._failed[self.plan.index(unit)] != ABSENT
 
     def __getitem__(self, unit: Unit) -> UnitCount:
