@@ -60,6 +60,10 @@ class ProgressBoard:
         self._tries: Counter[str] = Counter()
         self._fatal: str | None = None
 
+    def attempts(self, unit: str) -> int:
+        """Tell how many times a unit was begun so far."""
+        return self._attempts[unit]
+
     def begin(self, unit: str) -> int:
         """Count an attempt at a unit before it is made, and say which one it is, from 1 on."""
         self._attempts[unit] += 1

@@ -17,6 +17,7 @@ from model.params import EngineConfig
 from model.tasks import Task
 
 from .engine_thread import EngineThread
+from .gate import Gate
 from .progress import Report
 from .trace import Trace, histogram
 
@@ -77,6 +78,7 @@ class Replica:
         self._board = board
         self._id = uuid.uuid4().hex
         self._units: dict[str, tuple[int, int]] = {}
+        self._gate = Gate()
         self._fault: GemmarayError | None = None
         try:
             self._engine = EngineThread(lambda: _build(config))
@@ -89,13 +91,20 @@ class Replica:
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
     async def __call__(self, packet: pa.Table) -> pa.Table:
-        """Compute one packet, unless it has taken too many processes along."""
+        """Compute one packet, unless it has taken too many processes along.
+
+        Its last attempt is made with nothing else in the process, so that what was only there when
+        another one ended it is not given up.
+        """
         self.ready()
-        attempt = await self._board.begin.remote(self._work.name(packet))
-        if attempt > MAX_ATTEMPTS:
-            return self._work.given_up(packet)
-        await asyncio.to_thread(self._work.begin, packet, attempt)
-        return await self.compute(packet, attempt)
+        name = self._work.name(packet)
+        tried = await self._board.attempts.remote(name)
+        async with self._gate.enter(alone=tried == MAX_ATTEMPTS - 1):
+            attempt = await self._board.begin.remote(name)
+            if attempt > MAX_ATTEMPTS:
+                return self._work.given_up(packet)
+            await asyncio.to_thread(self._work.begin, packet, attempt)
+            return await self.compute(packet, attempt)
 
     def ready(self) -> None:
         """Return when it can compute.

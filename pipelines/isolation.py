@@ -1,8 +1,9 @@
 """Units that were set aside, computed one at a time by a replica of their own.
 
-Most of them were only in the same process as a row that ends it, and are committed as any other.
-The one that holds such a row is bisected: its other rows keep their answers, and the row itself
-becomes an error row. Everything that is found out is noted, so a run that is stopped goes on here.
+One that survives, since it was other units or the machines that ended its processes, is committed
+as any other. One that holds a row which ends its process is bisected: its other rows keep their
+answers, and the row itself becomes an error row. Everything that is found out is noted, so a run
+that is stopped goes on.
 """
 
 from collections.abc import Callable, Iterator, Sequence

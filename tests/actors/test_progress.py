@@ -35,6 +35,7 @@ def test_a_unit_that_is_begun_again_starts_from_nothing() -> None:
 
 def test_attempts_of_earlier_runs_count() -> None:
     board = ProgressBoard({"u1": 3})
+    assert [board.attempts("u1"), board.attempts("u2")] == [3, 0]
     assert [board.begin("u1"), board.begin("u2")] == [4, 1]
     assert board.open() == {"u1": 4, "u2": 1}
     board.read(["u1"])

@@ -29,12 +29,13 @@ class Board:
         self.attempt = 1
 
     def __getattr__(self, name: str) -> Any:
-        async def attempt() -> int:
-            return self.attempt
+        async def attempt(number: int) -> int:
+            return number
 
         def remote(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
-            return attempt() if name == "begin" else None
+            numbers = {"attempts": self.attempt - 1, "begin": self.attempt}
+            return attempt(numbers[name]) if name in numbers else None
 
         return type("Method", (), {"remote": staticmethod(remote)})
 
@@ -123,6 +124,22 @@ def test_a_unit_that_took_too_many_processes_along_comes_back_without_answers(
     (given_up,) = asyncio.run(both(replica, packet(86)))  # which would break the engine
     assert given_up["answer"].null_count == 1
     assert work.begun == []
+
+
+def test_the_last_attempt_is_made_alone(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines: list[FakeEngine] = []
+
+    def build(_: EngineConfig) -> Engine:
+        engines.append(FakeEngine())
+        return cast("Engine", engines[-1])
+
+    monkeypatch.setattr(actors.replica, "_build", build)
+    for board.attempt in (1, MAX_ATTEMPTS):
+        replica = Replica(CONFIG, Work(), board)
+        asyncio.run(both(replica, *(packet(n) for n in range(1, 20))))
+    shared, alone = (engine.most for engine in engines)
+    assert shared > 1
+    assert alone == 1
 
 
 def test_answers_come_with_who_gave_them_when_and_how_fast(
