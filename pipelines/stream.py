@@ -23,7 +23,7 @@ from model.params import EngineConfig
 from .commit import Receipt
 from .errors import JobError
 from .inputs import InputFile
-from .packet import is_given_up, unit_label, unit_of
+from .packet import file_name_of, is_given_up, unit_label, unit_of
 from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
 from .reader import UnitRows, read_units
@@ -183,12 +183,12 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
 
 
 def _commit_packet(packet: pa.Table, sink: Sink, store: Store, board: Any) -> pa.Table:
-    key = unit_of(packet).key
-    receipt = None
+    unit, receipt = unit_of(packet), None
     if not is_given_up(packet):
-        with _bounded_tries(board, f"commit {key}", f"commits unit {key}"):
+        label = unit_label(file_name_of(packet), unit)
+        with _bounded_tries(board, f"commit {unit.key}", f"commits {label}"):
             receipt = commit_packet(sink, store, packet).to_json()
-    return pa.table({"unit": [key], "receipt": pa.array([receipt], pa.binary())})
+    return pa.table({"unit": [unit.key], "receipt": pa.array([receipt], pa.binary())})
 
 
 def _packets(file: InputFile, run: Sequence[Unit], maker: Maker, board: Any) -> Iterator[pa.Table]:
