@@ -6,7 +6,7 @@ answers, and the row itself becomes an error row. Everything that is found out i
 that is stopped goes on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -131,7 +131,7 @@ class Isolation:
 
 def isolated(
     stream: Stream, units: Sequence[Unit], board: Any, poll: Callable[[], None]
-) -> Iterator[Receipt]:
+) -> Generator[Receipt, None, None]:
     """Compute and commit units that were set aside, one after the other.
 
     Args:

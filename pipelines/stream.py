@@ -102,8 +102,9 @@ def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Rece
         dataset = _dataset(stream, units, board)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
-        for key, data in zip(batch["unit"].to_pylist(), batch["receipt"].to_pylist(), strict=True):
-            yield Unit.from_key(key) if data is None else Receipt.from_json(data)
+        for key, receipt in zip(batch["unit"], batch["receipt"], strict=True):
+            data = receipt.as_py()
+            yield Unit.from_key(key.as_py()) if data is None else Receipt.from_json(data)
 
 
 def read_task(stream: Stream, unit: Unit, board: Any) -> Any:
