@@ -1,6 +1,8 @@
 """What replicas say of their work, for those who watch the job."""
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +36,6 @@ class Snapshot:
         prompt_tokens: as in Report, replicas that died included.
         output_tokens: likewise.
         units: unit to (rows finished, rows that failed), for units begun by anybody.
-        attempts: unit to how many times it was begun, where that is more than once.
         fatal: why no replica can work, if one of them found out.
     """
 
@@ -42,23 +43,45 @@ class Snapshot:
     prompt_tokens: int
     output_tokens: int
     units: dict[str, tuple[int, int]]
-    attempts: dict[str, int]
     fatal: str | None
 
 
 class ProgressBoard:
-    """An actor that replicas write to and the driver reads. It holds numbers, never rows."""
+    """An actor that replicas write to and the driver reads. It holds numbers, never rows.
 
-    def __init__(self) -> None:
+    Args:
+        attempts: unit to how many times runs before this one began it and did not end it.
+    """
+
+    def __init__(self, attempts: Mapping[str, int] | None = None) -> None:
         self._reports: dict[str, tuple[float, Report]] = {}
         self._units: dict[str, tuple[int, int]] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts = Counter(attempts)
+        self._tries: Counter[str] = Counter()
         self._fatal: str | None = None
 
-    def begin(self, unit: str) -> None:
-        """Count an attempt at a unit, before it is made."""
-        self._attempts[unit] = self._attempts.get(unit, 0) + 1
+    def attempts(self, unit: str) -> int:
+        """Tell how many times a unit was begun so far."""
+        return self._attempts[unit]
+
+    def begin(self, unit: str) -> int:
+        """Count an attempt at a unit before it is made, and say which one it is, from 1 on."""
+        self._attempts[unit] += 1
         self._units[unit] = (0, 0)
+        return self._attempts[unit]
+
+    def tried(self, task: str) -> int:
+        """Count a start of a task of another kind, and say which one it is, from 1 on."""
+        self._tries[task] += 1
+        return self._tries[task]
+
+    def ended(self, task: str) -> None:
+        """Forget a task that did not take its process along."""
+        self._tries.pop(task, None)
+
+    def open(self) -> dict[str, int]:
+        """Give the units that are being computed, each with the number of its attempt."""
+        return {unit: self._attempts[unit] for unit in self._units}
 
     def report(self, replica: str, report: Report) -> None:
         """Take a replica's numbers; `replica` is another one after each restart."""
@@ -81,15 +104,18 @@ class ProgressBoard:
             prompt_tokens=sum(report.prompt_tokens for report in reports),
             output_tokens=sum(report.output_tokens for report in reports),
             units=dict(self._units),
-            attempts={unit: count for unit, count in self._attempts.items() if count > 1},
             fatal=self._fatal,
         )
 
 
-def start_board() -> Any:
-    """Start a board beside the driver, and give its handle. It ends with the handle."""
+def start_board(attempts: Mapping[str, int]) -> Any:
+    """Start a board beside the driver, and give its handle. It ends with the handle.
+
+    Args:
+        attempts: see ProgressBoard.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(ProgressBoard)
     return actor.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    ).remote()
+    ).remote(attempts)

@@ -17,12 +17,16 @@ from model.params import EngineConfig
 from model.tasks import Task
 
 from .engine_thread import EngineThread
+from .gate import Gate
 from .progress import Report
+from .trace import Trace, histogram
 
 if TYPE_CHECKING:
     from model import Engine
 
 REPORT_EVERY_S = 0.5
+# A unit that took this many processes along is handed back: one of its rows may be why.
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,16 @@ class UnitWork(Protocol):
         """Give what to ask for each row; None for rows that have failed already."""
         ...
 
-    def answered(self, packet: pa.Table, outcomes: Mapping[int, Outcome]) -> pa.Table:
+    def begin(self, packet: pa.Table, attempt: int) -> None:
+        """Note durably that an attempt is made, before it is; may block."""
+        ...
+
+    def answered(self, packet: pa.Table, outcomes: Mapping[int, Outcome], trace: Trace) -> pa.Table:
         """Put the outcomes of the rows that were asked into the packet."""
+        ...
+
+    def given_up(self, packet: pa.Table) -> pa.Table:
+        """Make it a packet without answers."""
         ...
 
 
@@ -66,6 +78,7 @@ class Replica:
         self._board = board
         self._id = uuid.uuid4().hex
         self._units: dict[str, tuple[int, int]] = {}
+        self._gate = Gate()
         self._fault: GemmarayError | None = None
         try:
             self._engine = EngineThread(lambda: _build(config))
@@ -78,25 +91,52 @@ class Replica:
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
     async def __call__(self, packet: pa.Table) -> pa.Table:
-        """Compute one packet."""
+        """Compute one packet, unless it has taken too many processes along.
+
+        Its last attempt is made with nothing else in the process, so that what was only there when
+        another one ended it is not given up.
+        """
+        self.ready()
+        name = self._work.name(packet)
+        tried = await self._board.attempts.remote(name)
+        async with self._gate.enter(alone=tried == MAX_ATTEMPTS - 1):
+            attempt = await self._board.begin.remote(name)
+            if attempt > MAX_ATTEMPTS:
+                return self._work.given_up(packet)
+            await asyncio.to_thread(self._work.begin, packet, attempt)
+            return await self.compute(packet, attempt)
+
+    def ready(self) -> None:
+        """Return when it can compute.
+
+        Raises:
+            GemmarayError: it never will.
+        """
         if self._fault:
             raise self._fault
-        name = self._work.name(packet)
-        await self._board.begin.remote(name)
+
+    async def compute(self, packet: pa.Table, attempt: int = 0) -> pa.Table:
+        """Compute one packet, whatever became of it before."""
+        name, begun = self._work.name(packet), time.time()
         requests = self._work.requests(packet)
         asked = {row: request for row, request in enumerate(requests) if request is not None}
         failed = len(requests) - len(asked)
         self._units[name] = (failed, failed)
         try:
             results = await asyncio.gather(*(self._row(name, r) for r in asked.values()))
-            return self._work.answered(packet, dict(zip(asked, results, strict=True)))
         except EngineDeadError:
             os._exit(1)  # not sys.exit: Ray tries again only what it did not see end
         finally:
             self._units.pop(name, None)
+        latencies = histogram(seconds for _, seconds in results)
+        outcomes = {row: outcome for row, (outcome, _) in zip(asked, results, strict=True)}
+        trace = Trace(begun, time.time(), self._id, latencies, attempt)
+        return self._work.answered(packet, outcomes, trace)
 
-    async def _row(self, unit: str, request: Request) -> Outcome:
+    async def _row(self, unit: str, request: Request) -> tuple[Outcome, float]:
+        """Give the outcome of a row, and how many seconds it took."""
         outcome: Outcome
+        submitted = time.perf_counter()
         try:
             future = self._engine.submit(request.prompt_ids, request.tasks)
             outcome = await asyncio.wrap_future(future)
@@ -106,7 +146,7 @@ class Replica:
             outcome = error
         done, failed = self._units[unit]
         self._units[unit] = (done + 1, failed + isinstance(outcome, GemmarayError))
-        return outcome
+        return outcome, time.perf_counter() - submitted
 
     def _report(self) -> None:
         while self._engine.alive:

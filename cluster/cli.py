@@ -13,7 +13,7 @@ def main() -> NoReturn:
     """Run the command; an error that the user can mend is one message and a status, no traceback.
 
     Exit status: 0, also when some rows failed; 1 when all rows failed, or a line of standard
-    input did; 2 for what the user can mend; 130 after Ctrl-C.
+    input did; 2 for what the user can mend; 130 after Ctrl-C or SIGTERM.
     """
     try:
         check_packages()

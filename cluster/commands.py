@@ -12,7 +12,16 @@ import typer
 
 from pipelines.job import JobSpec
 
-from .options import Address, JobOptions, Place, Quiet, Sampling, given, job_values
+from .options import (
+    MAX_ERROR_RATE,
+    Address,
+    JobOptions,
+    Place,
+    Quiet,
+    Sampling,
+    given,
+    job_values,
+)
 from .signature import with_options
 
 app = typer.Typer(
@@ -46,11 +55,46 @@ def _every_command(
 def run(
     job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file.")],
     *,
+    max_error_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help=MAX_ERROR_RATE, show_default="what the job file says, or 0.5"
+        ),
+    ] = None,
     address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a job file, or resume it."""
-    _launch(JobSpec.from_yaml(job), address=address, quiet=quiet)
+    spec = JobSpec.from_yaml(job)
+    changes = given({"max_error_rate": max_error_rate})
+    _launch(spec.model_copy(update=changes), address=address, quiet=quiet)
+
+
+@app.command()
+def retry_failed(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder of a job's results.")],
+    *,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Also rows whose error comes again as long as the input is what it is: a prompt "
+            "that is null, empty, too long or no chat, text that is not UTF-8, a damaged page "
+            "(PromptError, ChatError, InputError).",
+        ),
+    ] = False,
+    address: Address = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compute failed rows again, and replace them where they stand.
+
+    These are rows that may do better another time: those of class RowKilledProcess, after more
+    memory or a new driver, and what --all does not name. Only they are computed, by the job that
+    the output is from; each part is replaced at once, so readers see every row once.
+    """
+    from .launch import retry  # noqa: PLC0415
+
+    raise typer.Exit(retry(output, everything=everything, address=address, quiet=quiet))
 
 
 @app.command()

@@ -1,5 +1,8 @@
 """Run a job from a terminal: connect, watch, sum up."""
 
+from collections.abc import Callable
+from functools import partial
+
 import typer
 from rich.console import Console
 
@@ -8,6 +11,7 @@ from pipelines import JobInterrupted, JobReport, JobSpec
 
 from .connect import connected
 from .display import watching
+from .signals import sigterm_interrupts
 from .summary import summary
 
 ALL_ROWS_FAILED = 1
@@ -19,13 +23,31 @@ def launch(spec: JobSpec, *, address: str | None = None, quiet: bool = False) ->
     Progress goes to standard error, the summary to standard output.
 
     Raises:
-        GemmarayError: the job can't run; JobInterrupted after Ctrl-C.
+        GemmarayError: the job can't run; JobInterrupted after Ctrl-C or SIGTERM.
     """
+    return _launched(partial(watch, spec), address=address, quiet=quiet)
+
+
+def retry(output: str, *, everything: bool, address: str | None = None, quiet: bool = False) -> int:
+    """Compute the failed rows of an output again, and give the command's exit status.
+
+    Prints and raises as `launch`.
+    """
+
+    def work(console: Console) -> JobReport:
+        with watching(console) as show:
+            return pipelines.retry_failed(output, everything=everything, on_progress=show)
+
+    return _launched(work, address=address, quiet=quiet)
+
+
+def _launched(work: Callable[[Console], JobReport], *, address: str | None, quiet: bool) -> int:
     console = Console(stderr=True, quiet=quiet)
     console.print("joining the Ray cluster" if address else "starting Ray on this machine")
     try:
-        with connected(address):
-            report = watch(spec, console)
+        # Ray takes SIGTERM for itself when it is connected, so it is taken back then.
+        with sigterm_interrupts(), connected(address), sigterm_interrupts():
+            report = work(console)
     except KeyboardInterrupt:
         raise JobInterrupted("interrupted: run the same command again to resume") from None
     if not quiet:

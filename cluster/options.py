@@ -20,6 +20,7 @@ PARQUET_ONLY = (
     "keep",
     "limit",
     "unit_rows",
+    "max_error_rate",
     "replicas",
 )
 
@@ -37,6 +38,11 @@ Address = Annotated[
         help="Join this Ray cluster. Otherwise the job gets a Ray of its own on this machine.",
     ),
 ]
+
+MAX_ERROR_RATE = (
+    "Stop when more than this share of the rows fails, 0 to 1; what is committed stays. Checked "
+    "once 1,000 rows are done, or all of a smaller job."
+)
 
 
 def _option(text: str, *names: str, panel: str, default: str = "", metavar: str = "") -> Any:
@@ -140,6 +146,10 @@ class JobOptions:
     limit: Annotated[int | None, _output("Only this many rows, from the start.")] = None
     unit_rows: Annotated[
         int | None, _output("Rows that are committed together.", default="by the size of the job")
+    ] = None
+    max_error_rate: Annotated[
+        float | None,
+        _output(MAX_ERROR_RATE, default="0.5 from 1,000 rows on"),
     ] = None
     replicas: Annotated[
         str | None,
@@ -250,6 +260,7 @@ def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict
             "resources": _pick(options, RESOURCES),
             "limit": options.limit,
             "unit_rows": options.unit_rows,
+            "max_error_rate": options.max_error_rate,
         }
     )
 

@@ -5,7 +5,9 @@ GemmarayError
     ├── InputError       input files are missing, unreadable, or lack what the job asks of them
     ├── StorageError     a path can't be used, or a store can't keep its promises
     ├── PlanMismatch     the output belongs to a job that differs from this one
-    └── JobInterrupted   somebody pressed Ctrl-C; the same job goes on from there
+    └── JobInterrupted   Ctrl-C or SIGTERM; the same job goes on from there
+
+RowKilledProcess is a GemmarayError that is never raised: it stands in the row that it is about.
 """
 
 from collections.abc import Sequence
@@ -33,6 +35,15 @@ class PlanMismatch(JobError):  # noqa: N818 - it names what is the case
 
 class JobInterrupted(JobError):  # noqa: N818 - it names what is the case
     """The user stopped the job; what is committed stays."""
+
+
+class RowKilledProcess(GemmarayError):  # noqa: N818 - it names what is the case
+    """A row that ended the process that computed it, each time, with nothing else in it."""
+
+
+def error_cells(error: GemmarayError) -> dict[str, str]:
+    """Give a failed row's values in the columns `error_class` and `error`."""
+    return {"error_class": type(error).__name__, "error": str(error)}
 
 
 def listed(head: str, lines: Sequence[str]) -> str:

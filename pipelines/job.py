@@ -173,6 +173,10 @@ class JobSpec(Settings):
         resources: see Resources.
         limit: only this many rows, from the start.
         unit_rows: rows that are committed together; None derives it from the job's size.
+        max_error_rate: the job stops when more than this share of its rows fail, 0 to 1; what is
+            committed stays, and the same job with a higher share goes on. It is checked once
+            1,000 rows are done, or all of a smaller job. None is a half, but lets jobs of less
+            than 1,000 rows end.
     """
 
     input: tuple[Name, ...] = Field(min_length=1)
@@ -189,6 +193,7 @@ class JobSpec(Settings):
     resources: Resources = Field(default_factory=Resources)
     limit: int | None = Field(default=None, ge=1)
     unit_rows: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_error_rate: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("input", "keep", mode="before")
     @classmethod

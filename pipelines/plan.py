@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import accumulate
+from math import ceil
 from typing import Any, Self
 
 from .errors import JobError, PlanMismatch, listed
@@ -42,6 +44,17 @@ class Unit:
     def rows(self) -> int:
         """How many there are; 0 for the one unit of a file without rows."""
         return self.last - self.first
+
+    @property
+    def key(self) -> str:
+        """What file names call it; keys sort as units do."""
+        return f"{self.file:06d}-{self.first:012d}-{self.last:012d}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Self:
+        """Read what `key` gave. Raises ValueError."""
+        file, first, last = map(int, key.split("-"))
+        return cls(file, first, last)
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,35 @@ class Plan:
 
     def part_name(self, unit: Unit) -> str:
         """Name a unit's part; parts sort by name as their rows do by source."""
-        return f"part-{self.id[:8]}-{unit.file:06d}-{unit.first:012d}-{unit.last:012d}.parquet"
+        return f"part-{self.id[:8]}-{unit.key}.parquet"
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """How many units stand before each file's, and how many there are."""
+        counts = (
+            1 if file.rows == 0 else ceil(rows / self.unit_rows)
+            for file, rows in zip(self.files, self.rows, strict=True)
+        )
+        return tuple(accumulate(counts, initial=0))
+
+    @property
+    def unit_count(self) -> int:
+        """How many units there are."""
+        return self._starts[-1]
+
+    def holds(self, unit: Unit) -> bool:
+        """Whether a unit is one of the plan's."""
+        if not unit.file < len(self.files):
+            return False
+        rows = self.rows[unit.file]
+        if unit.first == unit.last == 0:
+            return self.files[unit.file].rows == 0
+        last = min(unit.first + self.unit_rows, rows)
+        return unit.first % self.unit_rows == 0 and unit.first < unit.last == last
+
+    def index(self, unit: Unit) -> int:
+        """Give a unit's place among all of them."""
+        return self._starts[unit.file] + unit.first // self.unit_rows
 
     def to_json(self) -> bytes:
         """Spell it out; equal plans give equal bytes."""

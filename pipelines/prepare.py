@@ -11,6 +11,7 @@ from model.tokenizer import GemmaTokenizer
 
 from .checkpoint_info import CheckpointInfo
 from .columns import without_invalid_text
+from .errors import InputError, error_cells
 from .job import JobSpec
 from .packet import make_packet
 from .prompts import Prompt, PromptSource
@@ -29,6 +30,7 @@ PROMPT_SCHEMA = pa.schema(
         pa.field("spaced", pa.bool_()),
         pa.field("text", pa.string()),
         pa.field("offsets", pa.list_(pa.int32())),
+        pa.field("error_class", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
@@ -86,7 +88,7 @@ class Preparer:
         tokenizer = self.files.load()
         prompts = enumerate(self.source.prompts(rows.table))
         cells = [
-            {"error": faults[row]} if row in faults else self._cells(prompt, tokenizer)
+            _fault(faults[row]) if row in faults else self._cells(prompt, tokenizer)
             for row, prompt in prompts
         ]
         return make_packet(rows.unit, file_name, pa.Table.from_pylist(cells, PROMPT_SCHEMA), kept)
@@ -112,7 +114,7 @@ class Preparer:
             cells["prompt_tokens"] = len(cells["prompt_ids"])
             self._check_tokens(cells["prompt_tokens"])
         except PromptError as error:
-            return {"prompt_tokens": cells.get("prompt_tokens"), "error": str(error)}
+            return {"prompt_tokens": cells.get("prompt_tokens"), **error_cells(error)}
         return cells
 
     def _encoded(self, prompt: Prompt, tokenizer: GemmaTokenizer) -> dict[str, Any]:
@@ -144,6 +146,11 @@ class Preparer:
                 f"the prompt has {count} tokens, and {room} fit"
                 f"{kept if self.reserve else ' the model'}: shorten it"
             )
+
+
+def _fault(reason: str) -> dict[str, Any]:
+    """Say that a row could not be read or kept as it is in the input."""
+    return dict(error_cells(InputError(reason)))
 
 
 def _characters(prompt: Prompt) -> int:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .error_counts import ErrorCount
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -43,6 +45,9 @@ class JobReport(Progress):
         rows_resumed: rows that were there before this run.
         chat: whether prompts went through the chat template.
         plan: the plan's id.
+        errors: the failed rows by class, the commonest first, each with an example.
+        rows_retried: failed rows that this run tried again.
+        rows_mended: those of them that are good now.
     """
 
     output: str
@@ -50,3 +55,6 @@ class JobReport(Progress):
     rows_resumed: int
     chat: bool
     plan: str
+    errors: tuple[ErrorCount, ...] = ()
+    rows_retried: int = 0
+    rows_mended: int = 0

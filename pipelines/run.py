@@ -1,28 +1,35 @@
 """Run a job: plan it or join its plan, compute what is missing, mark it as complete."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import partial
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from actors.progress import Snapshot, start_board
 
-from .commit import Receipt, commit, committed, finish
+from .attempts import forget_all, noted
+from .commit import Receipt, commit, each_committed, finish
+from .error_limit import ErrorLimit
 from .errors import JobError, JobInterrupted
+from .isolation import isolated
 from .job import JobSpec
-from .packet import unit_label
+from .ledger import Ledger
 from .plan import Unit
 from .report import JobReport, Progress
 from .setup import Job, set_up
-from .stream import check_environment, quiet, receipts
+from .stream import Stream, check_environment, quiet, receipts
+from .trials import forget_committed
 from .watch import ReceiptThread, check_snapshot, explained
 
 POLL_S = 0.5
+# How long a job that is stopped may take to note which units it leaves.
+ABANDON_S = 5.0
 
 OnProgress = Callable[[Progress], None]
-Receipts = dict[Unit, Receipt]
 
 
 def run_job(spec: JobSpec, *, on_progress: OnProgress | None = None) -> JobReport:
@@ -36,109 +43,192 @@ def run_job(spec: JobSpec, *, on_progress: OnProgress | None = None) -> JobRepor
         JobInterrupted: Ctrl-C was pressed; what is committed stays.
         GemmarayError: the job can't run or go on.
     """
-    return _Run(spec, on_progress or (lambda _: None)).report()
+    started = time.monotonic()
+    job = ready_job(spec)
+    ledger = Ledger(job.plan)
+    for receipt in each_committed(job.store, job.plan):
+        ledger.add(receipt)
+    run = Run(job, ledger, ErrorLimit(spec.max_error_rate), on_progress, started)
+    pending: list[Unit] = []
+    for unit in ledger.missing():
+        if unit.rows:
+            pending.append(unit)
+        else:
+            ledger.add(commit(job.store, job.plan, unit, job.schema.empty_table()))
+    run.compute(job.stream(len(pending)), pending)
+    finish(job.store, job.plan, ledger)
+    return run.report()
 
 
-class _Run:
-    """One run of a job."""
+def ready_job(spec: JobSpec) -> Job:
+    """Set a job up on the cluster that this process is connected to.
 
-    def __init__(self, spec: JobSpec, on_progress: OnProgress) -> None:
-        self._started = time.monotonic()
-        check_environment()
-        if not ray.is_initialized():
-            raise JobError("there is no Ray cluster: call ray.init() first")
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        self._job: Job = set_up(spec, [node["Resources"] for node in nodes if node["Alive"]])
-        self._on_progress = on_progress
-        self._receipts: Receipts = committed(self._job.store, self._job.plan)
-        self._resumed = frozenset(self._receipts)
+    Raises:
+        GemmarayError: the job can't run.
+    """
+    check_environment()
+    if not ray.is_initialized():
+        raise JobError("there is no Ray cluster: call ray.init() first")
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return set_up(spec, [node["Resources"] for node in nodes if node["Alive"]])
+
+
+class Run:
+    """One run of a job.
+
+    Args:
+        job: what is run.
+        ledger: the parts that are there already; those that this run makes are added.
+        limit: how many rows may fail; None is all of them.
+        on_progress: as in run_job.
+        started: when this run began, by time.monotonic.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        limit: ErrorLimit | None,
+        on_progress: OnProgress | None,
+        started: float,
+    ) -> None:
+        self._job = job
+        self._ledger = ledger
+        self._limit = limit
+        self._on_progress = on_progress or (lambda _: None)
+        self._started = started
+        self._replicas = 0
+        self._rows_before = ledger.rows
+        self._tokens_before = ledger.prompt_tokens, ledger.completion_tokens
+
+    def compute(self, stream: Stream, units: Sequence[Unit]) -> None:
+        """Compute and commit units: first all at once, then those that end processes, alone.
+
+        Raises:
+            JobInterrupted: Ctrl-C was pressed.
+            JobError: the job can't go on.
+        """
+        if not units:
+            return
+        self._check_limit()
+        self._replicas = self._job.placement.most
+        board = start_board(self._attempts())
+        with quiet(), self._stopping(board):
+            aside = self._in_stream(stream, units, board)
+            self._alone(stream, sorted(aside), board)
 
     def report(self) -> JobReport:
-        """Do what is left to do, and say what was done."""
-        job = self._job
-        pending = [unit for unit in job.plan.units() if unit not in self._receipts]
-        for unit in pending:
-            if unit.rows == 0:
-                empty = job.schema.empty_table()
-                self._receipts[unit] = commit(job.store, job.plan, unit, empty)
-        try:
-            self._compute([unit for unit in pending if unit.rows])
-        except KeyboardInterrupt:
-            raise JobInterrupted(self._interrupted()) from None
-        finish(job.store, job.plan, self._receipts)
-        report = self._finished()
+        """Say what was done, also to those who watch."""
+        job, ledger = self._job, self._ledger
+        prompt_tokens, completion_tokens = self._tokens_before
+        report = JobReport(
+            rows_total=job.plan.total_rows,
+            rows_done=ledger.rows,
+            rows_failed=ledger.failed,
+            prompt_tokens=ledger.prompt_tokens - prompt_tokens,
+            completion_tokens=ledger.completion_tokens - completion_tokens,
+            replicas=self._replicas,
+            elapsed_s=time.monotonic() - self._started,
+            output=job.store.url,
+            parts=ledger.parts,
+            rows_resumed=self._rows_before,
+            chat=job.checkpoint.chat,
+            plan=job.plan.id,
+            errors=ledger.errors,
+        )
         self._on_progress(report)
         return report
 
-    def _compute(self, units: Sequence[Unit]) -> None:
+    def _in_stream(self, stream: Stream, units: Sequence[Unit], board: Any) -> list[Unit]:
+        """Stream units through all replicas, and give those that were given up."""
+        aside: list[Unit] = []
+        thread = ReceiptThread(partial(receipts, stream, units, board))
+        try:
+            while not thread.finished:
+                results = thread.take(POLL_S)
+                aside += (unit for unit in results if isinstance(unit, Unit))
+                self._take([receipt for receipt in results if isinstance(receipt, Receipt)])
+                self._poll(board, [_unit_of(result) for result in results])
+        finally:
+            thread.stop()
+        return aside
+
+    def _alone(self, stream: Stream, units: Sequence[Unit], board: Any) -> None:
         if not units:
             return
-        board = start_board()
-        stream = self._job.stream(len(units))
-        with quiet():
-            thread = ReceiptThread(partial(receipts, stream, units, board))
-            try:
-                while not thread.finished:
-                    new = [self._take(receipt) for receipt in thread.take(POLL_S)]
-                    snapshot = ray.get(board.read.remote([self._label(unit) for unit in new]))
-                    check_snapshot(snapshot)
-                    self._on_progress(self._progress(snapshot))
-            except RayError as error:
-                check_snapshot(ray.get(board.read.remote([])))
-                raise explained(error) from error
-            finally:
-                thread.stop()
+        poll = partial(self._poll, board, ())
+        with closing(isolated(stream, units, board, poll)) as receipts_of_units:
+            for receipt in receipts_of_units:
+                self._take([receipt])
+                poll()
 
-    def _take(self, receipt: Receipt) -> Unit:
-        unit = Unit(*receipt.unit)
-        self._receipts[unit] = receipt
-        return unit
+    def _take(self, new: Sequence[Receipt]) -> None:
+        for receipt in new:
+            self._ledger.add(receipt)
+        self._check_limit()
 
-    def _label(self, unit: Unit) -> str:
-        return unit_label(self._job.plan.files[unit.file].name, unit)
+    def _check_limit(self) -> None:
+        if self._limit:
+            self._limit.check(self._ledger)
+
+    def _poll(self, board: Any, done: Sequence[Unit]) -> None:
+        """See what the replicas say, and tell those who watch."""
+        snapshot: Snapshot = ray.get(board.read.remote([unit.key for unit in done]))
+        check_snapshot(snapshot)
+        self._on_progress(self._progress(snapshot))
 
     def _progress(self, snapshot: Snapshot) -> Progress:
-        done, failed = _rows(self._receipts.values())
-        committed_units = {self._label(unit) for unit in self._receipts}
-        open_units = [rows for name, rows in snapshot.units.items() if name not in committed_units]
+        ledger = self._ledger
+        # One that was computed again, since its answers were lost, may have its part already.
+        left = [n for key, n in snapshot.units.items() if Unit.from_key(key) not in ledger]
         return Progress(
             rows_total=self._job.plan.total_rows,
-            rows_done=done + sum(rows for rows, _ in open_units),
-            rows_failed=failed + sum(rows for _, rows in open_units),
+            rows_done=ledger.rows + sum(done for done, _ in left),
+            rows_failed=ledger.failed + sum(failed for _, failed in left),
             prompt_tokens=snapshot.prompt_tokens,
             completion_tokens=snapshot.output_tokens,
             replicas=snapshot.replicas,
             elapsed_s=time.monotonic() - self._started,
         )
 
-    def _finished(self) -> JobReport:
-        job = self._job
-        done, failed = _rows(self._receipts.values())
-        new = [receipt for unit, receipt in self._receipts.items() if unit not in self._resumed]
-        return JobReport(
-            rows_total=job.plan.total_rows,
-            rows_done=done,
-            rows_failed=failed,
-            prompt_tokens=sum(receipt.prompt_tokens for receipt in new),
-            completion_tokens=sum(receipt.completion_tokens for receipt in new),
-            replicas=job.placement.most if any(receipt.rows for receipt in new) else 0,
-            elapsed_s=time.monotonic() - self._started,
-            output=job.store.url,
-            parts=len(self._receipts),
-            rows_resumed=sum(unit.rows for unit in self._resumed),
-            chat=job.checkpoint.chat,
-            plan=job.plan.id,
-        )
+    def _attempts(self) -> dict[str, int]:
+        """Give what earlier runs noted, and clean up behind those that ended amid a commit."""
+        forget_committed(self._job.store, self._ledger)
+        notes = noted(self._job.store)
+        stale = [unit for unit in notes if unit in self._ledger]
+        forget_all(self._job.store, [(unit, range(1, notes.pop(unit) + 1)) for unit in stale])
+        return {unit.key: count for unit, count in notes.items()}
+
+    @contextmanager
+    def _stopping(self, board: Any) -> Iterator[None]:
+        """Leave in good order, whatever ends the work; say what it was in one message."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._abandon(board)
+            raise JobInterrupted(self._interrupted()) from None
+        except RayError as error:
+            with suppress(RayError):
+                check_snapshot(ray.get(board.read.remote([])))
+            self._abandon(board)
+            raise explained(error) from error
+        except JobError:
+            self._abandon(board)
+            raise
+
+    def _abandon(self, board: Any) -> None:
+        """Take back the notes of attempts that this run, not a row, brings to an end."""
+        with suppress(RayError):
+            left: dict[str, int] = ray.get(board.open.remote(), timeout=ABANDON_S)
+            notes = [(Unit.from_key(key), [attempt]) for key, attempt in left.items()]
+            forget_all(self._job.store, notes)
 
     def _interrupted(self) -> str:
-        plan = self._job.plan
-        done, _ = _rows(self._receipts.values())
         return (
-            f"interrupted with {done} of {plan.total_rows} rows committed to "
-            f"{self._job.store.url}: run the same job again to go on from there"
+            f"interrupted with {self._ledger.rows} of {self._job.plan.total_rows} rows committed "
+            f"to {self._job.store.url}: run the same job again to go on from there"
         )
 
 
-def _rows(taken: Iterable[Receipt]) -> tuple[int, int]:
-    counts = [(receipt.rows, receipt.failed) for receipt in taken]
-    return sum(rows for rows, _ in counts), sum(failed for _, failed in counts)
+def _unit_of(result: Receipt | Unit) -> Unit:
+    return result if isinstance(result, Unit) else Unit(*result.unit)

@@ -18,7 +18,7 @@ Keep = Literal["*"] | tuple[str, ...]
 
 SOURCE_FIELDS = (pa.field("source_file", pa.string()), pa.field("source_row", pa.int64()))
 TOKEN_FIELD = pa.field("prompt_tokens", pa.int32())
-ERROR_FIELD = pa.field("error", pa.string())
+ERROR_FIELDS = (pa.field("error_class", pa.string()), pa.field("error", pa.string()))
 
 
 def read_columns(source: PromptSource, keep: Keep) -> tuple[str, ...] | None:
@@ -28,7 +28,7 @@ def read_columns(source: PromptSource, keep: Keep) -> tuple[str, ...] | None:
 
 def result_fields(tasks: JobTasks) -> list[pa.Field]:
     """Give the columns that a job adds to the kept ones."""
-    return [*SOURCE_FIELDS, TOKEN_FIELD, *tasks.fields, ERROR_FIELD]
+    return [*SOURCE_FIELDS, TOKEN_FIELD, *tasks.fields, *ERROR_FIELDS]
 
 
 def check_columns(footers: Sequence[Footer], source: PromptSource, keep: Keep) -> pa.Schema:

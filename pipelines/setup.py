@@ -9,12 +9,14 @@ from .checkpoint_info import CheckpointInfo, inspect_checkpoint
 from .fingerprint import fingerprint
 from .inputs import find_files, read_footers, refuse_output_among_inputs
 from .job import JobSpec
+from .jobfile import save_job
 from .placement import Flow, Placement, flow, place
 from .plan import Plan, join_or_start, make_plan
 from .prepare import Preparer
 from .prompts import PromptSource
 from .schema import check_columns, output_schema, read_columns
-from .storage import Store, open_store, probe
+from .sink import NewParts
+from .storage import Store, open_store, parse_location, probe
 from .stream import Stream
 from .tasks import JobTasks, tasks_of
 from .work import JobWork
@@ -59,10 +61,10 @@ class Job:
         held: Flow = flow(self.spec.resources, self.plan.unit_rows, units, placement.most)
         return Stream(
             plan=self.plan,
-            output=self.store.url,
-            schema=self.schema,
-            preparer=Preparer.of(self.spec, checkpoint, self.tasks, self.kept),
-            work=JobWork(self.tasks, self.plan.seed),
+            store=self.store,
+            maker=Preparer.of(self.spec, checkpoint, self.tasks, self.kept),
+            work=JobWork(self.tasks, self.plan.seed, self.store),
+            sink=NewParts(self.store, self.plan, self.schema),
             engine=engine,
             placement=placement,
             flow=held,
@@ -92,6 +94,7 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
 
     store = open_store(spec.output)
     probe(store)
+    store.sweep()
     mine = make_plan(
         fingerprint(spec, checkpoint, kept),
         [footer.file for footer in footers],
@@ -101,4 +104,17 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
         seed=spec.tasks.generate.seed if spec.tasks.generate else None,
     )
     plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
+    save_job(store, _anywhere(spec, checkpoint))
     return Job(spec, checkpoint, tasks, kept, schema, store, plan, joined, placement)
+
+
+def _anywhere(spec: JobSpec, checkpoint: CheckpointInfo) -> JobSpec:
+    """Write a job so that it means the same in whatever folder it is read."""
+    return spec.model_copy(
+        update={
+            "input": tuple(str(parse_location(path)) for path in spec.input),
+            "output": str(parse_location(spec.output)),
+            "model": checkpoint.checkpoint,
+            "revision": checkpoint.revision,
+        }
+    )

@@ -1,7 +1,8 @@
 """Where a job reads and writes: local folders and S3, nothing else.
 
-A store's one promise is put-if-absent: a name is given to whole contents or to none, and the first
-writer of a name wins. Every commit of a job rests on it, so a store is probed before it is used.
+A store's first promise is put-if-absent: a name is given to whole contents or to none, and the
+first writer of a name wins. Every commit of a job rests on it, so a store is probed before it is
+used. The second: a file that is replaced is there all the time, with its old contents or the new.
 """
 
 import contextlib
@@ -9,7 +10,9 @@ import errno
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -20,9 +23,12 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from .errors import StorageError
 
 CONFLICT_RETRIES = 5
+# What was written aside and is older than this belongs to nobody any more.
+STALE_S = 24 * 3600.0
 # S3's error codes, or the HTTP status of stores that give no code.
 TAKEN = {"PreconditionFailed", "412"}
 CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
+NO_IF_MATCH = {"NotImplemented", "InvalidArgument", "501"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,27 @@ class Store(Protocol):
         """Create a file, whole and durable; False if the name is taken, by whatever contents."""
         ...
 
-    def names(self) -> set[str]:
-        """List the files directly in the folder."""
+    def version(self, name: str) -> str:
+        """Tell a file's contents from others, where the store can; "" where it can't.
+
+        Raises FileNotFoundError.
+        """
+        ...
+
+    def replace(self, name: str, data: bytes, version: str) -> bool:
+        """Give a file new contents, whole and durable, at once.
+
+        Returns:
+            False if it is no longer of this version, so that the caller must read it again.
+        """
+        ...
+
+    def names(self, folder: str = "") -> set[str]:
+        """List the files directly in the store's folder, or in a folder below it."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed a day or more ago left aside."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -134,6 +159,35 @@ class LocalStore:
             StorageError: the filesystem has no hard links.
         """
         target = Path(self.url, name)
+        with self._aside(target, data) as aside:
+            try:
+                target.hardlink_to(aside)
+                _sync_folder(target.parent)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+                    raise StorageError(f"{self.url}: this filesystem has no hard links") from error
+                raise
+        return True
+
+    def version(self, name: str) -> str:
+        """Files here have no versions: of two who replace one at once, the later wins."""
+        if not Path(self.url, name).is_file():
+            raise FileNotFoundError(f"{self.url}/{name}")
+        return ""
+
+    def replace(self, name: str, data: bytes, version: str) -> bool:  # noqa: ARG002 - see version
+        """Write aside, then rename over the file."""
+        target = Path(self.url, name)
+        with self._aside(target, data) as aside:
+            aside.replace(target)
+            _sync_folder(target.parent)
+        return True
+
+    @contextlib.contextmanager
+    def _aside(self, target: Path, data: bytes) -> Iterator[Path]:
+        """Hold durable contents beside their place; what is left of them there is removed."""
         aside = Path(self.url, "_job", f"{uuid.uuid4().hex}.tmp")
         _make_folders(target.parent)
         _make_folders(aside.parent)
@@ -142,24 +196,23 @@ class LocalStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            target.hardlink_to(aside)
-            _sync_folder(target.parent)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
-                raise StorageError(f"{self.url}: this filesystem has no hard links") from error
-            raise
+            yield aside
         finally:
             aside.unlink(missing_ok=True)
-        return True
 
-    def names(self) -> set[str]:
+    def names(self, folder: str = "") -> set[str]:
         """List the files directly in the folder."""
         try:
-            return {path.name for path in Path(self.url).iterdir() if path.is_file()}
+            return {path.name for path in Path(self.url, folder).iterdir() if path.is_file()}
         except FileNotFoundError:
             return set()
+
+    def sweep(self) -> None:
+        """Remove files written aside that are a day old by this machine's clock."""
+        for path in Path(self.url, "_job").glob("*.tmp"):
+            with contextlib.suppress(OSError):  # another run swept it, or owns it
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink()
 
     def read(self, name: str) -> bytes:
         """Give a file's contents."""
@@ -202,13 +255,42 @@ class S3Store:
                 return True
         raise AssertionError("unreachable")
 
-    def names(self) -> set[str]:
+    def version(self, name: str) -> str:
+        """Give the ETag."""
+        return str(self._fs.info(f"{self.url}/{name}", refresh=True)["ETag"])
+
+    def replace(self, name: str, data: bytes, version: str) -> bool:
+        """Put with `If-Match`; without it where the store does not know that header."""
+        bucket, key, _ = self._fs.split_path(f"{self.url}/{name}")
+        put = partial(self._fs.call_s3, "put_object", Bucket=bucket, Key=key, Body=data)
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                put(IfMatch=version)
+            except (OSError, ClientError) as error:
+                code = _s3_code(error)
+                if isinstance(error, FileExistsError) or code in TAKEN:
+                    # The reply to our own put may have been lost and the client have tried again.
+                    return self.read(name) == data
+                if code in NO_IF_MATCH:
+                    put()
+                    return True
+                if code not in CONFLICT or attempt == CONFLICT_RETRIES - 1:
+                    raise
+                time.sleep(0.2 * 2**attempt)
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    def names(self, folder: str = "") -> set[str]:
         """List the files directly in the folder."""
         try:
-            entries = self._fs.ls(self.url, detail=True, refresh=True)
+            entries = self._fs.ls(f"{self.url}/{folder}".rstrip("/"), detail=True, refresh=True)
         except FileNotFoundError:
             return set()
         return {entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"}
+
+    def sweep(self) -> None:
+        """Nothing is written aside here."""
 
     def read(self, name: str) -> bytes:
         """Give a file's contents."""
@@ -224,8 +306,8 @@ class S3Store:
             self._fs.rm_file(f"{self.url}/{name}")
 
 
-def _s3_code(error: OSError) -> str:
-    cause = error.__cause__
+def _s3_code(error: Exception) -> str:
+    cause = error if isinstance(error, ClientError) else error.__cause__
     if isinstance(cause, ClientError):
         return str(cause.response.get("Error", {}).get("Code", ""))
     return ""

@@ -1,6 +1,7 @@
 """A job on Ray Data: read and tokenize, compute, commit; one dataset row per unit.
 
-Only Ray moves data between processes. The driver sees one receipt per part and nothing else.
+Only Ray moves data between processes. The driver sees one receipt per part and nothing else, or the
+unit, when the replicas gave it up.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
@@ -19,15 +20,15 @@ from ray.data.block import BlockMetadata
 from actors.replica import Replica
 from model.params import EngineConfig
 
-from .commit import Receipt, commit
+from .commit import Receipt
 from .errors import JobError
 from .inputs import InputFile
-from .packet import result_table, unit_of
+from .packet import file_name_of, is_given_up, unit_label, unit_of
 from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
-from .prepare import Preparer
-from .reader import read_units
-from .storage import open_store
+from .reader import UnitRows, read_units
+from .sink import Sink, commit_packet
+from .storage import Store
 from .work import JobWork
 
 # Units of one file that one task reads: it decodes a row group once for all of them, where a task
@@ -36,6 +37,8 @@ UNITS_PER_READ = 16
 READS_PER_REPLICA = 2
 # A replica that dies while it starts is started again, this often in a row.
 INIT_DEATHS = 3
+# Ray starts a task whose process ended again, without end. Nodes that are lost count here as well.
+MOST_TRIES = 10
 # Ray Data would run code that a Parquet file brings along (CVE-2026-41486).
 UNSAFE_SWITCHES = (
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
@@ -43,15 +46,28 @@ UNSAFE_SWITCHES = (
 )
 
 
+class Maker(Protocol):
+    """Makes packets of rows; it travels to the tasks that read."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The input columns that it needs."""
+        ...
+
+    def packet(self, rows: UnitRows, file_name: str) -> pa.Table:
+        """Prepare a unit."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """What the three stages know of the job."""
 
     plan: Plan
-    output: str
-    schema: pa.Schema
-    preparer: Preparer
+    store: Store
+    maker: Maker
     work: JobWork
+    sink: Sink
     engine: EngineConfig
     placement: Placement
     flow: Flow
@@ -68,13 +84,16 @@ def check_environment() -> None:
             raise JobError(f"{name} is set, which lets a Parquet file run code: unset it")
 
 
-def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Receipt]:
-    """Compute and commit units; a receipt comes as soon as its part is there.
+def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Receipt | Unit]:
+    """Compute and commit units.
 
     Args:
         stream: the job.
-        units: those that have no part yet, in source order.
+        units: those that are to be computed, in source order.
         board: a handle of the ProgressBoard actor.
+
+    Yields:
+        A unit's receipt as soon as its part is there, or the unit if the replicas gave it up.
 
     Raises:
         ray.exceptions.RayError: a stage failed; RayTaskError's cause is what it raised.
@@ -83,8 +102,23 @@ def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Rece
         dataset = _dataset(stream, units, board)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
-        for data in batch["receipt"]:
-            yield Receipt.from_json(data.as_py())
+        for key, receipt in zip(batch["unit"], batch["receipt"], strict=True):
+            data = receipt.as_py()
+            yield Unit.from_key(key.as_py()) if data is None else Receipt.from_json(data)
+
+
+def read_task(stream: Stream, unit: Unit, board: Any) -> Any:
+    """Start a task that reads one unit, and give the reference to its packet."""
+    file = stream.plan.files[unit.file]
+    task: Any = ray.remote(_read_unit)
+    return task.options(num_cpus=TASK_CPUS, max_retries=MOST_TRIES).remote(
+        file, unit, stream.maker, board
+    )
+
+
+def _read_unit(file: InputFile, unit: Unit, maker: Maker, board: Any) -> pa.Table:
+    (packet,) = _packets(file, [unit], maker, board)
+    return packet
 
 
 @contextlib.contextmanager
@@ -120,7 +154,7 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     placement, flow = stream.placement, stream.flow
     runs = list(_runs(units))
     packets = ray.data.read_datasource(
-        _Prompts(stream.plan.files, runs, stream.preparer),
+        _Prompts(stream, runs, board),
         override_num_blocks=len(runs),
         num_cpus=TASK_CPUS,
         compute=TaskPoolStrategy(READS_PER_REPLICA * placement.most),
@@ -141,7 +175,7 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     )
     parts: Dataset = answers.map_batches(
         _commit_packet,
-        fn_kwargs={"output": stream.output, "plan": stream.plan, "schema": stream.schema},
+        fn_kwargs={"sink": stream.sink, "store": stream.store, "board": board},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
@@ -149,21 +183,49 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     return parts
 
 
-def _commit_packet(packet: pa.Table, output: str, plan: Plan, schema: pa.Schema) -> pa.Table:
-    receipt = commit(open_store(output), plan, unit_of(packet), result_table(packet, schema))
-    return pa.table({"receipt": pa.array([receipt.to_json()], pa.binary())})
+def _commit_packet(packet: pa.Table, sink: Sink, store: Store, board: Any) -> pa.Table:
+    unit, receipt = unit_of(packet), None
+    if not is_given_up(packet):
+        label = unit_label(file_name_of(packet), unit)
+        with _bounded_tries(board, f"commit {unit.key}", f"commits {label}"):
+            receipt = commit_packet(sink, store, packet).to_json()
+    return pa.table({"unit": [unit.key], "receipt": pa.array([receipt], pa.binary())})
+
+
+def _packets(file: InputFile, run: Sequence[Unit], maker: Maker, board: Any) -> Iterator[pa.Table]:
+    """Read units of one file that follow each other without a gap."""
+    label = unit_label(file.name, Unit(run[0].file, run[0].first, run[-1].last))
+    with _bounded_tries(board, f"read {run[0].key}", f"reads {label}"):
+        for rows in read_units(file, run, maker.columns):
+            yield maker.packet(rows, file.name)
+
+
+@contextlib.contextmanager
+def _bounded_tries(board: Any, task: str, does: str) -> Iterator[None]:
+    """Count how often a task takes its process along, and end the job when it always does.
+
+    Raises:
+        JobError: it is not worth another try.
+    """
+    tries = ray.get(board.tried.remote(task))
+    if tries > MOST_TRIES:
+        raise JobError(
+            f"the task that {does} ended its process {tries - 1} times: see its log; if it is the "
+            "input's fault, take these rows out of it"
+        )
+    yield
+    board.ended.remote(task)
 
 
 class _Prompts(Datasource):
     """Units as packets; each read task makes those of one run of units."""
 
-    def __init__(
-        self, files: Sequence[InputFile], runs: Sequence[Sequence[Unit]], preparer: Preparer
-    ) -> None:
+    def __init__(self, stream: Stream, runs: Sequence[Sequence[Unit]], board: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._files = files
+        self._files = stream.plan.files
         self._runs = runs
-        self._preparer = ray.put(preparer)
+        self._maker = ray.put(stream.maker)
+        self._board = board
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Leave it to Ray Data to find out."""
@@ -179,12 +241,10 @@ class _Prompts(Datasource):
         return [self._task(run, per_task_row_limit) for run in self._runs]
 
     def _task(self, run: Sequence[Unit], row_limit: int | None) -> ReadTask:
-        file, preparer_ref = self._files[run[0].file], self._preparer
+        file, maker_ref, board = self._files[run[0].file], self._maker, self._board
 
         def read() -> Iterable[pa.Table]:
-            preparer: Preparer = ray.get(preparer_ref)
-            for rows in read_units(file, run, preparer.columns):
-                yield preparer.packet(rows, file.name)
+            yield from _packets(file, run, ray.get(maker_ref), board)
 
         size = BlockMetadata(num_rows=len(run), size_bytes=None, exec_stats=None, input_files=None)
         return ReadTask(read, size, per_task_row_limit=row_limit)

@@ -13,27 +13,28 @@ from model.errors import GemmarayError
 
 from .commit import Receipt
 from .errors import JobError
+from .plan import Unit
 
-MAX_ATTEMPTS = 3
+Result = Receipt | Unit
 
 
 class ReceiptThread:
-    """Iterates over receipts in the background, for a caller who wants to do more than wait."""
+    """Iterates over receipts, and units that were given up, for a caller who does not only wait."""
 
-    def __init__(self, receipts: Callable[[], Iterator[Receipt]]) -> None:
+    def __init__(self, receipts: Callable[[], Iterator[Result]]) -> None:
         self._receipts = receipts
-        self._queue: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self.finished = False
         threading.Thread(target=self._main, name="receipts", daemon=True).start()
 
-    def take(self, timeout_s: float) -> list[Receipt]:
-        """Wait for receipts, and give those that are there.
+    def take(self, timeout_s: float) -> list[Result]:
+        """Wait for results, and give those that are there.
 
         Raises:
             RayError: what the iteration ended with, if it did not end well.
         """
-        taken: list[Receipt] = []
+        taken: list[Result] = []
         with suppress(queue.Empty):
             item = self._queue.get(timeout=timeout_s)
             while True:
@@ -66,16 +67,10 @@ def check_snapshot(snapshot: Snapshot) -> None:
     """Stop a job that can't get on.
 
     Raises:
-        JobError: the replicas can't work, or a unit ends every process that tries it.
+        JobError: the replicas can't work.
     """
     if snapshot.fatal:
         raise JobError(snapshot.fatal)
-    for unit, attempts in snapshot.attempts.items():
-        if attempts > MAX_ATTEMPTS:
-            raise JobError(
-                f"{unit}: the process that computed these rows ended {attempts - 1} times; "
-                "see its log, and take the row that does this out of the input"
-            )
 
 
 def explained(error: RayError) -> GemmarayError:

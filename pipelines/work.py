@@ -7,12 +7,16 @@ from typing import Any
 import pyarrow as pa
 
 from actors.replica import Request
+from actors.trace import Trace
 from model.errors import GemmarayError
 from model.outputs import RequestOutput
 
-from .packet import PROMPTS, file_name_of, unit_label, unit_of, unpacked, with_answers
+from .attempts import note
+from .errors import error_cells
+from .packet import PROMPTS, file_name_of, given_up, rows_of, unit_of, unpacked, with_answers
 from .plan import row_seed
-from .schema import ERROR_FIELD, TOKEN_FIELD
+from .schema import ERROR_FIELDS, TOKEN_FIELD
+from .storage import Store
 from .tasks import JobTasks, Row
 
 
@@ -23,24 +27,36 @@ class JobWork:
     Attributes:
         tasks: what is computed for each row.
         seed: what the rows' sampling seeds are made from.
+        store: where attempts are noted; None notes none.
     """
 
     tasks: JobTasks
     seed: int
+    store: Store | None = None
 
     def name(self, packet: pa.Table) -> str:
-        """Name the unit in a packet, for counting and messages."""
-        return unit_label(file_name_of(packet), unit_of(packet))
+        """Name the unit in a packet, for counting."""
+        return unit_of(packet).key
+
+    def begin(self, packet: pa.Table, attempt: int) -> None:
+        """Note an attempt where later runs find it."""
+        if self.store is not None:
+            note(self.store, unit_of(packet), attempt)
+
+    def given_up(self, packet: pa.Table) -> pa.Table:
+        """Make it a packet without answers."""
+        return given_up(packet)
 
     def requests(self, packet: pa.Table) -> list[Request | None]:
         """Give what to ask the engine for each row; None for rows that have failed already."""
-        unit, file_name = unit_of(packet), file_name_of(packet)
+        file_name = file_name_of(packet)
         requests: list[Request | None] = []
-        for index, row in enumerate(unpacked(packet, PROMPTS).to_pylist()):
+        prompts = unpacked(packet, PROMPTS).to_pylist()
+        for place, row in zip(rows_of(packet), prompts, strict=True):
             if row["error"] is not None:
                 requests.append(None)
                 continue
-            seed = row_seed(self.seed, file_name, unit.first + index)
+            seed = row_seed(self.seed, file_name, place)
             places = row["offsets"] or []
             offsets = tuple(zip(places[::2], places[1::2], strict=True))
             ready = Row(row["prompt_ids"], row["spaced"], seed, row["text"] or "", offsets)
@@ -48,22 +64,24 @@ class JobWork:
         return requests
 
     def answered(
-        self, packet: pa.Table, outcomes: Mapping[int, RequestOutput | GemmarayError]
+        self,
+        packet: pa.Table,
+        outcomes: Mapping[int, RequestOutput | GemmarayError],
+        trace: Trace,
     ) -> pa.Table:
         """Put the outcomes of the rows that were asked into the packet."""
-        prompts = unpacked(packet, PROMPTS)
-        fields = [TOKEN_FIELD, *self.tasks.fields, ERROR_FIELD]
+        fields = [TOKEN_FIELD, *self.tasks.fields, *ERROR_FIELDS]
+        prompts = unpacked(packet, PROMPTS).select(["prompt_tokens", "error_class", "error"])
         rows = [
-            self._cells(outcomes.get(index), tokens, error)
-            for index, (tokens, error) in enumerate(
-                zip(prompts["prompt_tokens"].to_pylist(), prompts["error"].to_pylist(), strict=True)
-            )
+            self._cells(outcomes.get(index), failed)
+            for index, failed in enumerate(prompts.to_pylist())
         ]
-        return with_answers(packet, pa.Table.from_pylist(rows, pa.schema(fields)))
+        return with_answers(packet, pa.Table.from_pylist(rows, pa.schema(fields)), trace)
 
     def _cells(
-        self, outcome: RequestOutput | GemmarayError | None, tokens: int | None, error: str | None
+        self, outcome: RequestOutput | GemmarayError | None, row: dict[str, Any]
     ) -> dict[str, Any]:
+        """Give a row's result columns; without an outcome it had failed before."""
         if isinstance(outcome, RequestOutput):
-            return {"prompt_tokens": tokens, **self.tasks.cells(outcome.results)}
-        return {"prompt_tokens": tokens, "error": error if outcome is None else str(outcome)}
+            return {**row, **self.tasks.cells(outcome.results)}
+        return row if outcome is None else {**row, **error_cells(outcome)}

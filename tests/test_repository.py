@@ -37,8 +37,8 @@ PUBLIC = {
         TaggingOutput Task TaskError TokenDelta TokenLogprob TokenizerError
         """,
     pipelines: """
-        InputError JobError JobInterrupted JobReport JobSpec PlanMismatch Progress StorageError
-        run_job
+        ErrorCount InputError JobError JobInterrupted JobReport JobSpec PlanMismatch Progress
+        StorageError retry_failed run_job
         """,
 }
 

@@ -13,7 +13,6 @@ def test_reports_add_up() -> None:
     snapshot = board.read([])
     assert (snapshot.replicas, snapshot.prompt_tokens, snapshot.output_tokens) == (2, 25, 6)
     assert snapshot.units == {"u1": (5, 1), "u2": (1, 0)}
-    assert snapshot.attempts == {}
     assert snapshot.fatal is None
 
 
@@ -28,12 +27,27 @@ def test_units_that_are_done_are_forgotten_for_good() -> None:
 
 def test_a_unit_that_is_begun_again_starts_from_nothing() -> None:
     board = ProgressBoard()
-    board.begin("u1")
+    assert board.begin("u1") == 1
     board.report("a", Report(9, 9, {"u1": (3, 2)}))
-    board.begin("u1")
-    snapshot = board.read([])
-    assert snapshot.units == {"u1": (0, 0)}
-    assert snapshot.attempts == {"u1": 2}
+    assert board.begin("u1") == 2
+    assert board.read([]).units == {"u1": (0, 0)}
+
+
+def test_attempts_of_earlier_runs_count() -> None:
+    board = ProgressBoard({"u1": 3})
+    assert [board.attempts("u1"), board.attempts("u2")] == [3, 0]
+    assert [board.begin("u1"), board.begin("u2")] == [4, 1]
+    assert board.open() == {"u1": 4, "u2": 1}
+    board.read(["u1"])
+    assert board.open() == {"u2": 1}
+
+
+def test_tasks_that_end_well_start_from_nothing() -> None:
+    board = ProgressBoard()
+    assert [board.tried("read"), board.tried("read"), board.tried("commit")] == [1, 2, 1]
+    board.ended("read")
+    board.ended("never begun")
+    assert board.tried("read") == 1
 
 
 def test_the_first_reason_to_give_up_stays() -> None:

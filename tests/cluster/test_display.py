@@ -7,7 +7,7 @@ from cluster import display
 from cluster.display import Meter, describe, watching
 from cluster.summary import summary
 from cluster.wording import counted, duration
-from pipelines import JobReport, Progress
+from pipelines import ErrorCount, JobReport, Progress
 
 
 def progress(
@@ -38,6 +38,7 @@ def report(**changes: object) -> JobReport:
         "rows_resumed": 0,
         "chat": True,
         "plan": "0" * 64,
+        "errors": (ErrorCount("PromptError", 1, "a.parquet", 7, "the prompt\nis empty"),),
     }
     return JobReport(**{**values, **changes})
 
@@ -116,13 +117,24 @@ def test_quiet_shows_nothing() -> None:
 def test_the_summary_says_what_was_done_and_where_it_is() -> None:
     assert summary(report()) == (
         "rows     1,200 rows, 1 error\n"
-        "errors   each failed row says why in its column `error`\n"
+        "errors   1 row: PromptError, such as a.parquet row 7: the prompt is empty\n"
+        "         each failed row says why in its column `error`\n"
         "tokens   6,000 in, 3,000 out, 100 per second\n"
         "time     0:01:30 on 1 replica\n"
         "prompt   in a user turn of the chat template\n"
         "output   /data/out (3 parts)\n"
         "read it  pyarrow.parquet.read_table('/data/out')"
     )
+
+
+def test_errors_are_summed_up_by_class() -> None:
+    errors = (
+        ErrorCount("PromptError", 1200, "a.parquet", 7, "x" * 200),
+        ErrorCount("other", 1),
+    )
+    lines = summary(report(errors=errors, rows_failed=1201)).splitlines()
+    assert lines[1] == f"errors   1,200 rows: PromptError, such as a.parquet row 7: {'x' * 97}..."
+    assert lines[2] == "         1 row: other"
 
 
 def test_the_summary_of_a_resumed_job_says_so() -> None:

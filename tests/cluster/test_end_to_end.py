@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+COMMAND = Path(sys.executable).with_name("gemmaray")
 ROOT = Path(__file__).parents[2]
 
 
@@ -19,7 +21,7 @@ def test_a_job_runs_on_a_ray_of_its_own_and_nothing_else_is_printed(tmp_path: Pa
     pq.write_table(pa.table({"id": [1, 2, 3], "text": texts}), tmp_path / "in.parquet")
     finished = subprocess.run(
         [
-            Path(sys.executable).with_name("gemmaray"),
+            COMMAND,
             *("generate", "in.parquet", "out", "--prompt-column", "text", "--keep", "id"),
             *("--model", ROOT / "examples" / "demo-model" / "causal-lm", "--max-tokens", "4"),
         ],
@@ -38,3 +40,34 @@ def test_a_job_runs_on_a_ray_of_its_own_and_nothing_else_is_printed(tmp_path: Pa
     assert [row["id"] for row in rows] == [1, 2, 3]
     assert [row["error"] for row in rows] == [None, "column 'text' is empty", None]
     assert [row["generated_text"] is None for row in rows] == [False, True, False]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_that_gets_sigterm_says_how_to_go_on_and_goes_on(tmp_path: Path) -> None:
+    count = 600
+    texts = [f"lib{n} - a library" for n in range(count)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    command = [
+        *(COMMAND, "generate", "in.parquet", "out", "--prompt-column", "text", "--unit-rows", "8"),
+        *("--model", ROOT / "examples" / "demo-model" / "causal-lm", "--max-tokens", "32"),
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.parquet")):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    last = errors.splitlines()[-1]
+    assert re.match(rf"gemmaray: interrupted with \d+ of {count} rows committed to ", last)
+    assert last.endswith("run the same job again to go on from there")
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "out" / "_job").glob("*.tmp"))
+
+    finished = subprocess.run(command, cwd=tmp_path, timeout=120, check=False)
+    assert finished.returncode == 0
+    assert pq.read_table(tmp_path / "out")["source_row"].to_pylist() == list(range(count))
+    assert not list((tmp_path / "out" / "_job" / "attempts").iterdir())

@@ -1,5 +1,8 @@
 """What the command does with a job's outcome. The job itself is tested in tests/pipelines."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,13 +33,18 @@ def finish_with(monkeypatch: pytest.MonkeyPatch) -> Finish:
     monkeypatch.setattr(launch, "connected", no_cluster)
 
     def finish(outcome: Outcome) -> None:
-        def run_job(spec: JobSpec, *, on_progress: Callable[[Any], None]) -> JobReport:
+        def run_job(spec: JobSpec | None, *, on_progress: Callable[[Any], None]) -> JobReport:
             if isinstance(outcome, BaseException):
                 raise outcome
             on_progress(outcome)
             return outcome
 
+        def retry_failed(output: str, *, everything: bool, on_progress: Any) -> JobReport:
+            assert (output, everything) == ("s3://b/out", True)
+            return run_job(None, on_progress=on_progress)
+
         monkeypatch.setattr(pipelines, "run_job", run_job, raising=False)
+        monkeypatch.setattr(pipelines, "retry_failed", retry_failed, raising=False)
 
     return finish
 
@@ -54,6 +62,30 @@ def test_a_job_ends_with_its_summary(gemmaray: Command, finish_with: Finish, job
     assert finished.status == 0
     assert finished.out.startswith("rows     1,200 rows, 1 error\n")
     assert finished.err.startswith("starting Ray on this machine\n1,200/1,200 rows | ")
+
+
+def test_a_retry_ends_with_its_summary(gemmaray: Command, finish_with: Finish) -> None:
+    finish_with(replace(report(), rows_retried=3, rows_mended=2))
+    finished = gemmaray("retry-failed", "s3://b/out", "--all")
+    assert finished.status == 0
+    assert "\nretried  3 rows; 2 rows good now\n" in finished.out
+    assert gemmaray("retry-failed", "s3://b/out", "--all", "--quiet").out == ""
+
+
+def test_sigterm_ends_a_job_like_ctrl_c(
+    gemmaray: Command, finish_with: Finish, job_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_job(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    finish_with(report())
+    monkeypatch.setattr(pipelines, "run_job", run_job)
+    before = signal.getsignal(signal.SIGTERM)
+    finished = gemmaray("run", job_file)
+    assert finished.status == 130
+    assert finished.err.splitlines()[-1].startswith("gemmaray: interrupted: run ")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_joining_a_cluster_is_said(gemmaray: Command, finish_with: Finish, job_file: str) -> None:

@@ -49,7 +49,8 @@ def test_every_option_reaches_the_job(job_of) -> None:
     job = job_of(
         "generate", "a/*.parquet", "s3://b/out", "--model", "google/gemma-2-2b-it",
         "--revision", "main", "--prompt", "Say {body}", "--chat", "--system", "fold",
-        "--keep", "id,body", "--limit", "10", "--unit-rows", "5", "--replicas", "1..8",
+        "--keep", "id,body", "--limit", "10", "--unit-rows", "5", "--max-error-rate", "0.1",
+        "--replicas", "1..8",
         "--tensor-parallel", "2", "--dtype", "float32", "--device", "cpu",
         "--max-model-len", "512", "--max-tokens", "7", "--temperature", "0.5", "--top-p", "0.9",
         "--top-k", "40", "--seed", "3", "--stop", "a", "--stop", "b", "--ignore-eos",
@@ -65,6 +66,7 @@ def test_every_option_reaches_the_job(job_of) -> None:
         keep=["id", "body"],
         limit=10,
         unit_rows=5,
+        max_error_rate=0.1,
         resources={
             "replicas": "1..8",
             "tensor_parallel": 2,
@@ -155,6 +157,8 @@ def test_run_reads_the_job_file(gemmaray: Command, launched, tmp_path: Path) -> 
     path.write_text("input: a.parquet\noutput: out\nmodel: m\nprompt: 'x {c}'\ntasks: [classify]\n")
     assert gemmaray("run", str(path)).status == 0
     assert launched[0][0] == JobSpec.from_yaml(path)
+    assert gemmaray("run", str(path), "--max-error-rate", "0").status == 0
+    assert launched[1][0].max_error_rate == 0
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,9 @@ def test_run_reads_the_job_file(gemmaray: Command, launched, tmp_path: Path) -> 
         (["score-labels", *PROMPT], "'--labels'"),
         (["score-labels", *PROMPT, "--labels", "one"], "labels"),
         (["tag", *PROMPT, "--chat"], "tag_tokens"),
+        (["generate", *PROMPT, "--max-error-rate", "1.5"], "max_error_rate"),
         (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "nowhere.yaml", "--max-error-rate", "2"], "--max-error-rate"),
         (["nonsense"], "No such command 'nonsense'"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import JobError
-from pipelines.commit import SUCCESS_NAME, commit, committed, finish, read_receipt
+from actors.trace import Trace
+from pipelines import ErrorCount, JobError
+from pipelines.commit import (
+    PART_KEY,
+    SUCCESS_NAME,
+    Receipt,
+    commit,
+    committed,
+    each_committed,
+    finish,
+    read_receipt,
+)
+from pipelines.ledger import Ledger
 from pipelines.plan import Plan, Unit
 from pipelines.storage import LocalStore, Store, open_store
 from tests.conftest import Bucket
@@ -28,6 +40,7 @@ def part(unit: Unit, *, attempt: str = "", failed: bool = False) -> pa.Table:
             "prompt_tokens": pa.array([3] * count, pa.int32()),
             "completion_tokens": pa.array([2] * count, pa.int32()),
             "generated_text": pa.array([attempt] * count, pa.string()),
+            "error_class": pa.array(["PromptError" if failed else None] * count, pa.string()),
             "error": pa.array(["bad" if failed else None] * count, pa.string()),
         }
     )
@@ -54,6 +67,55 @@ def test_a_part_is_the_units_rows_and_a_receipt(tmp_path: Path) -> None:
     assert name == f"part-{made.id[:8]}-000000-000000000010-000000000020.parquet"
     assert pq.read_table(tmp_path / name).equals(part(Unit(0, 10, 20), failed=True))
     assert committed(store, made) == {Unit(0, 10, 20): receipt}
+
+
+def test_a_receipt_says_who_computed_the_part_and_what_failed(tmp_path: Path) -> None:
+    made, store, unit = plan(25), open_store(str(tmp_path)), Unit(0, 10, 20)
+    trace = Trace(5.5, 7.25, "r1", (4, 0, 6), 2)
+    receipt = commit(store, made, unit, part(unit, failed=True), trace)
+    assert (receipt.begun, receipt.finished, receipt.replica) == (5.5, 7.25, "r1")
+    assert receipt.latencies == (4, 0, 6)
+    assert receipt.errors == (ErrorCount("PromptError", 10, "f0.parquet", 10, "bad"),)
+    assert read_receipt(store, made.part_name(unit)) == receipt
+
+
+def test_a_receipt_of_an_older_version_is_read(tmp_path: Path) -> None:
+    made, store, unit = plan(25), open_store(str(tmp_path)), Unit(0, 10, 20)
+    name = made.part_name(unit)
+    values = json.loads(commit(store, made, unit, part(unit, failed=True)).to_json())
+    for field in ("begun", "finished", "replica", "latencies", "errors"):
+        del values[field]
+    store.delete(name)
+    table = part(unit, failed=True).replace_schema_metadata({PART_KEY: json.dumps(values)})
+    pq.write_table(table, tmp_path / name)
+    receipt = read_receipt(store, name)
+    assert (receipt.begun, receipt.finished, receipt.replica, receipt.latencies) == (0, 0, "", ())
+    assert receipt.known_errors() == (ErrorCount("other", 10),)
+
+
+def test_receipts_of_one_job_share_what_they_have_in_common() -> None:
+    data = Receipt(
+        "p" * 64, (0, 0, 9), ("f", "v", "d" * 64), "a", 9, 0, 1, 1, replica="r"
+    ).to_json()
+    first, second = Receipt.from_json(data), Receipt.from_json(data)
+    assert first == second
+    assert first.plan is second.plan
+    assert first.replica is second.replica
+    assert all(a is b for a, b in zip(first.source, second.source, strict=True))
+
+
+def test_a_mark_from_before_rows_were_mended_is_replaced(tmp_path: Path) -> None:
+    made, store = plan(25), open_store(str(tmp_path))
+    run(store, made, list(made.units()), failed=True)
+    ledger = Ledger(made)
+    for receipt in each_committed(store, made):
+        ledger.add(receipt)
+    finish(store, made, ledger)
+    assert json.loads(store.read(SUCCESS_NAME))["failed"] == 25
+    mended = {unit: replace(r, failed=0) for unit, r in committed(store, made).items()}
+    finish(store, made, mended)
+    success = json.loads(store.read(SUCCESS_NAME))
+    assert (success["failed"], success["parts"][0]["failed"]) == (0, 0)
 
 
 def test_the_second_commit_of_a_unit_gives_the_firsts_receipt(tmp_path: Path) -> None:

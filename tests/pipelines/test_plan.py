@@ -58,6 +58,13 @@ def test_units_cover_every_row_once_and_in_order(
     names = [made.part_name(unit) for unit in units]
     assert names == sorted(set(names))
     assert part_units(names, made) == set(units)
+    assert [made.index(unit) for unit in units] == list(range(made.unit_count))
+    assert [Unit.from_key(unit.key) for unit in units] == units
+    assert all(made.holds(unit) for unit in units)
+    size = made.unit_rows
+    others = [Unit(len(rows), 0, size), Unit(0, size, size), Unit(0, 1, size + 1)]
+    others += [Unit(u.file, u.first, u.last + 1) for u in units]
+    assert not any(made.holds(unit) for unit in others if unit not in units)
 
 
 @pytest.mark.parametrize(

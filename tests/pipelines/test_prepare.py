@@ -74,6 +74,13 @@ def test_messages_in_both_forms_give_the_same_prompt(tokenizer: GemmaTokenizer) 
     assert structs[0]["prompt_ids"] == tokenizer.encode_messages(messages)
 
 
+def test_errors_have_a_class() -> None:
+    found = prepared(spec(), {"text": ["a", None]}) + prepared(
+        spec(prompt=None, messages="m"), {"m": [[{"role": "nobody", "content": "u"}]]}
+    )
+    assert [cells["error_class"] for cells in found] == [None, "PromptError", "ChatError"]
+
+
 def test_system_messages_are_refused_or_folded() -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     refused = errors(spec(prompt=None, messages="m"), {"m": [messages]})
@@ -204,8 +211,9 @@ def test_rows_that_could_not_be_read_keep_their_reason() -> None:
     table = pa.table({"text": pa.array(["a", None])})
     rows = UnitRows(Unit(0, 0, 2), table, {1: "row group 0 can't be read"})
     packet = preparer(spec()).packet(rows, "a")
-    found = unpacked(packet, PROMPTS)["error"].to_pylist()
-    assert found == [None, "row group 0 can't be read"]
+    found = unpacked(packet, PROMPTS)
+    assert found["error"].to_pylist() == [None, "row group 0 can't be read"]
+    assert found["error_class"].to_pylist() == [None, "InputError"]
 
 
 def test_an_empty_unit_is_an_empty_packet() -> None:

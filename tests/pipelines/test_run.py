@@ -12,7 +12,9 @@ import pytest
 import pipelines.run
 from model.errors import ParameterError, TaskError
 from pipelines import JobError, JobInterrupted, PlanMismatch, Progress, run_job
+from pipelines.jobfile import load_job
 from pipelines.setup import Job, set_up
+from pipelines.storage import LocalStore
 from tests.conftest import Bucket
 
 from .data import CLASSIFIER, invalid_text, spec, write
@@ -164,6 +166,30 @@ def test_an_interrupted_job_says_how_to_go_on(source: dict[str, Any]) -> None:
     report = run_job(job)
     assert report.rows_done == 64
     assert len(rows(source["output"])) == 64
+
+
+def test_too_many_errors_stop_a_job_that_a_higher_limit_lets_go_on(tmp_path: Path) -> None:
+    texts = ["", "a"] * 20
+    job = spec(
+        input=str(write(tmp_path / "in.parquet", {"text": texts})),
+        output=str(tmp_path / "out"),
+        prompt=None,
+        prompt_column="text",
+        unit_rows=4,
+        max_error_rate=0.25,
+    )
+    with pytest.raises(JobError, match=r"more than max_error_rate \(0.25\)") as error:
+        run_job(job)
+    assert "PromptError (in.parquet row " in str(error.value)
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    with pytest.raises(JobError, match="max_error_rate"):
+        run_job(job)
+    committed = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    assert committed
+    report = run_job(job.model_copy(update={"max_error_rate": 0.5}))
+    assert (report.rows_done, report.rows_failed) == (40, 20)
+    assert all(path.stat().st_mtime_ns == time for path, time in committed.items())
+    assert load_job(LocalStore(str(tmp_path / "out"))).max_error_rate == 0.25
 
 
 def test_an_input_that_changes_under_the_job_stops_it(

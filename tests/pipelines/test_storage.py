@@ -1,14 +1,17 @@
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
 
 from pipelines import StorageError
 from pipelines.storage import (
+    STALE_S,
     LocalStore,
     Location,
     S3Store,
@@ -43,6 +46,8 @@ def test_names_are_those_directly_in_the_folder(store: Store) -> None:
     for name in ("b", "_job/plan.json", "a"):
         store.put_if_absent(name, b"x")
     assert store.names() == {"a", "b"}
+    assert store.names("_job") == {"plan.json"}
+    assert store.names("_job/none") == set()
     store.delete("a")
     store.delete("never")
     assert store.names() == {"b"}
@@ -53,6 +58,81 @@ def test_a_file_can_be_opened(store: Store) -> None:
     with store.open("a") as file:
         file.seek(4)
         assert file.read(3) == b"456"
+
+
+def test_a_replaced_file_has_its_new_contents_and_nothing_is_left(store: Store) -> None:
+    store.put_if_absent("a", b"old")
+    assert store.replace("a", b"new", store.version("a"))
+    assert store.read("a") == b"new"
+    assert store.names() == {"a"}
+    assert store.names("_job") == set()
+    with pytest.raises(FileNotFoundError):
+        store.version("b")
+
+
+def test_of_two_who_replace_an_object_the_first_wins(s3: Bucket) -> None:
+    store = S3Store(s3.url("out"))
+    store.put_if_absent("a", b"old")
+    seen = store.version("a")
+    assert store.replace("a", b"first", seen)
+    assert not store.replace("a", b"second", seen)
+    assert store.read("a") == b"first"
+    # As after a reply that was lost, when the client tries again.
+    assert store.replace("a", b"first", seen)
+
+
+def test_a_store_without_if_match_is_written_without_it(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = s3fs.S3FileSystem.call_s3
+    headers: list[str | None] = []
+
+    def refuse(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "put_object":
+            headers.append(kwargs.get("IfMatch"))
+            if "IfMatch" in kwargs:
+                answer = {"Error": {"Code": "NotImplemented", "Message": "no If-Match here"}}
+                error = ClientError(answer, "PutObject")  # type: ignore[arg-type]
+                raise OSError(5, "no If-Match here") from error
+        return call(self, method, *args, **kwargs)
+
+    store = S3Store(s3.url("out"))
+    store.put_if_absent("a", b"old")
+    seen = store.version("a")
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", refuse)
+    assert store.replace("a", b"new", seen)
+    assert store.read("a") == b"new"
+    assert headers == [seen, None]
+
+
+def test_readers_never_miss_a_file_that_is_replaced(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    store.put_if_absent("a", b"0" * 100_000)
+    done = threading.Event()
+
+    def write() -> None:
+        for n in range(1, 50):
+            store.replace("a", str(n % 10).encode() * 100_000, store.version("a"))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        data = store.read("a")
+        assert data == data[:1] * 100_000
+    writer.join()
+
+
+def test_only_what_was_left_aside_long_ago_is_swept(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    store.sweep()
+    store.put_if_absent("_job/plan.json", b"x")
+    for name in ("old.tmp", "new.tmp"):
+        (tmp_path / "_job" / name).write_bytes(b"x")
+    for name in ("old.tmp", "plan.json"):
+        os.utime(tmp_path / "_job" / name, times=(0, time.time() - STALE_S - 60))
+    store.sweep()
+    assert store.names("_job") == {"new.tmp", "plan.json"}
 
 
 def test_a_good_store_passes_the_probe_and_keeps_nothing_of_it(store: Store) -> None:

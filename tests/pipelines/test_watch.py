@@ -11,20 +11,21 @@ from pipelines import InputError, JobError
 from pipelines.commit import Receipt
 from pipelines.plan import Unit
 from pipelines.stream import UNITS_PER_READ, _runs
-from pipelines.watch import MAX_ATTEMPTS, ReceiptThread, check_snapshot, explained
+from pipelines.watch import ReceiptThread, Result, check_snapshot, explained
 
 RECEIPT = Receipt("p", (0, 0, 9), ("f", "v", "d"), "a", 9, 0, 1, 1)
 
 
-def drained(thread: ReceiptThread) -> list[Receipt]:
-    taken: list[Receipt] = []
+def drained(thread: ReceiptThread) -> list[Result]:
+    taken: list[Result] = []
     while not thread.finished:
         taken += thread.take(10)
     return taken
 
 
 def test_receipts_are_taken_until_the_end() -> None:
-    assert drained(ReceiptThread(lambda: iter([RECEIPT] * 5))) == [RECEIPT] * 5
+    results: list[Result] = [RECEIPT, Unit(0, 9, 12), RECEIPT]
+    assert drained(ReceiptThread(lambda: iter(results))) == results
     assert drained(ReceiptThread(lambda: iter([]))) == []
 
 
@@ -66,23 +67,17 @@ def test_a_stopped_thread_lets_go_of_the_iteration() -> None:
     assert ended == [True]
 
 
-def snapshot(**changes: object) -> Snapshot:
-    values = {"replicas": 1, "prompt_tokens": 0, "output_tokens": 0, "units": {}, "attempts": {}}
-    return Snapshot(**{**values, "fatal": None, **changes})  # type: ignore[arg-type]
+def snapshot(fatal: str | None) -> Snapshot:
+    return Snapshot(replicas=1, prompt_tokens=0, output_tokens=0, units={}, fatal=fatal)
 
 
 def test_a_job_goes_on_while_it_can() -> None:
-    check_snapshot(snapshot(attempts={"a rows 0-9": MAX_ATTEMPTS}))
-
-
-def test_a_unit_that_ends_every_process_stops_the_job() -> None:
-    with pytest.raises(JobError, match=r"a rows 0-9: .* ended 3 times"):
-        check_snapshot(snapshot(attempts={"a rows 0-9": MAX_ATTEMPTS + 1}))
+    check_snapshot(snapshot(None))
 
 
 def test_a_reason_of_the_replicas_stops_the_job() -> None:
     with pytest.raises(JobError, match=r"^no memory$"):
-        check_snapshot(snapshot(fatal="no memory"))
+        check_snapshot(snapshot("no memory"))
 
 
 def failed(cause: Exception) -> RayError:

@@ -1,7 +1,9 @@
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from actors.trace import Trace
 from model.errors import PromptError
 from model.outputs import (
     ClassificationOutput,
@@ -16,15 +18,32 @@ from model.outputs import (
     TokenLogprob,
 )
 from model.tasks import Classify, Embed, Generate, TagTokens
-from pipelines.packet import make_packet, result_table
+from pipelines.attempts import noted
+from pipelines.packet import (
+    ANSWERS,
+    PROMPTS,
+    for_rows,
+    from_bytes,
+    is_given_up,
+    make_packet,
+    result_table,
+    rows_of,
+    sliced,
+    to_bytes,
+    trace_of,
+    unit_of,
+    unpacked,
+)
 from pipelines.plan import Unit, row_seed
 from pipelines.prepare import PROMPT_SCHEMA
 from pipelines.schema import output_schema
+from pipelines.storage import LocalStore
 from pipelines.tasks import JobTasks
 from pipelines.work import JobWork
 
 from .data import spec
 
+TRACE = Trace(1.5, 2.5, "r1", (1, 0, 2), 3)
 COMPLETION = Completion((5, 6), "hi", "stop", -0.5, (TokenLogprob(5, -0.25, ((5, -0.25),)),))
 
 
@@ -41,12 +60,12 @@ def results(tasks: JobTasks, *outputs: TaskOutput) -> dict[str, Any]:
     """The row that the outputs of one request become."""
     work = JobWork(tasks, 7)
     made = packet(Unit(0, 3, 4), [{"prompt_ids": [1, 2], "prompt_tokens": 2, "spaced": True}])
-    answered = work.answered(made, {0: RequestOutput("r", 2, outputs)})
+    answered = work.answered(made, {0: RequestOutput("r", 2, outputs)}, TRACE)
     schema = output_schema(pa.schema([("id", pa.int64())]), tasks)
     (row,) = result_table(answered, schema).to_pylist()
     identity = {"id": 3, "source_file": "a.parquet", "source_row": 3, "prompt_tokens": 2}
     assert {name: row.pop(name) for name in identity} == identity
-    assert row.pop("error") is None
+    assert (row.pop("error"), row.pop("error_class")) == (None, None)
     found: dict[str, Any] = row
     return found
 
@@ -69,6 +88,53 @@ def test_requests_carry_each_rows_own_seed() -> None:
     assert task.params.max_tokens == 9
 
 
+def rows_with(count: int) -> list[dict[str, Any]]:
+    return [{"prompt_ids": [n + 1], "prompt_tokens": 1, "spaced": False} for n in range(count)]
+
+
+def seeds(work: JobWork, made: pa.Table) -> list[int | None]:
+    tasks = [request.tasks[0] for request in work.requests(made) if request]
+    return [task.params.seed for task in tasks if isinstance(task, Generate)]
+
+
+def test_some_rows_of_a_packet_are_the_rows_that_they_were() -> None:
+    work = JobWork(job_tasks("generate"), 7)
+    whole = packet(Unit(0, 40, 44), rows_with(4))
+    part = sliced(whole, 1, 3)
+    assert (unit_of(part), rows_of(part)) == (Unit(0, 40, 44), [41, 42])
+    assert unpacked(part, PROMPTS)["prompt_ids"].to_pylist() == [[2], [3]]
+    assert seeds(work, part) == seeds(work, whole)[1:3]
+    apart = for_rows(part, [40, 43])
+    assert seeds(work, apart) == [seeds(work, whole)[0], seeds(work, whole)[3]]
+    assert rows_of(sliced(apart, 1, 2)) == [43]
+
+
+def test_a_packet_that_was_given_up_has_no_answers_but_the_columns_of_others(
+    tmp_path: Path,
+) -> None:
+    work = JobWork(job_tasks("generate"), 7, LocalStore(str(tmp_path)))
+    made = packet(Unit(0, 40, 44), rows_with(4))
+    work.begin(made, 1)
+    work.begin(made, 2)
+    assert noted(LocalStore(str(tmp_path))) == {Unit(0, 40, 44): 2}
+    given_up, answered = work.given_up(made), work.answered(made, {}, TRACE)
+    assert is_given_up(given_up)
+    assert not is_given_up(answered)
+    assert given_up.schema == answered.schema
+    assert unit_of(given_up) == Unit(0, 40, 44)
+    assert given_up.nbytes < 400
+    assert trace_of(answered) == TRACE
+
+
+def test_a_packet_can_be_written_down() -> None:
+    answered = JobWork(job_tasks("generate"), 7).answered(
+        packet(Unit(0, 3, 5), rows_with(2)), {}, TRACE
+    )
+    again = from_bytes(to_bytes(answered))
+    assert again == answered
+    assert unpacked(again, ANSWERS) == unpacked(answered, ANSWERS)
+
+
 def test_tagging_requests_carry_text_and_offsets() -> None:
     work = JobWork(job_tasks("tag_tokens", "embed", "classify"), 7)
     row = {"prompt_ids": [1, 2], "spaced": True, "text": "ab", "offsets": [0, 0, 0, 2]}
@@ -80,13 +146,15 @@ def test_tagging_requests_carry_text_and_offsets() -> None:
 def test_rows_that_failed_say_why_and_others_go_on() -> None:
     tasks = job_tasks("classify")
     rows: list[dict[str, Any]] = [
-        {"error": "unreadable"},
+        {"error_class": "InputError", "error": "unreadable"},
         {"prompt_ids": [1], "prompt_tokens": 1, "spaced": True},
     ]
     made = packet(Unit(0, 0, 2), rows)
-    answered = JobWork(tasks, 7).answered(made, {1: PromptError("too long")})
+    answered = JobWork(tasks, 7).answered(made, {1: PromptError("too long")}, TRACE)
     table = result_table(answered, output_schema(pa.schema([("id", pa.int64())]), tasks))
     assert table["error"].to_pylist() == ["unreadable", "too long"]
+    assert table["error_class"].to_pylist() == ["InputError", "PromptError"]
+    assert table.column_names[-2:] == ["error_class", "error"]
     assert table["label"].null_count == 2
     assert table["id"].to_pylist() == [0, 1]
     assert table["prompt_tokens"].to_pylist() == [None, 1]
