@@ -1,8 +1,13 @@
 """What is said about a job when it is done."""
 
+from collections.abc import Sequence
+
+from pipelines.quarantine import BadFile
 from pipelines.report import JobReport
 
 from .wording import counted, duration
+
+SHOWN_FILES = 3
 
 
 def summary(report: JobReport) -> str:
@@ -13,6 +18,8 @@ def summary(report: JobReport) -> str:
     lines = {"rows": rows}
     if report.rows_failed:
         lines["errors"] = "each failed row says why in its column `error`"
+    if report.quarantined:
+        lines["left out"] = left_out(report.quarantined)
     lines |= {
         "tokens": tokens(report.prompt_tokens, report.completion_tokens, report.elapsed_s),
         "time": f"{duration(report.elapsed_s)} on {counted(report.replicas, 'replica')}",
@@ -21,6 +28,14 @@ def summary(report: JobReport) -> str:
         "read it": f"pyarrow.parquet.read_table({report.output!r})",
     }
     return "\n".join(f"{name:8} {text}" for name, text in lines.items())
+
+
+def left_out(files: Sequence[BadFile]) -> str:
+    """Say which input files took no part, the first of them with the reason."""
+    some = [f"{file.name} {file.reason}" for file in files[:SHOWN_FILES]]
+    more = ["..."] if len(files) > SHOWN_FILES else []
+    listing = "; ".join([*some, *more])
+    return f"{counted(len(files), 'input file')}, see _job/quarantine.json: {listing}"
 
 
 def tokens(prompt_tokens: int, completion_tokens: int, seconds: float) -> str:

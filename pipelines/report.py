@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .quarantine import BadFile
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -43,6 +45,7 @@ class JobReport(Progress):
         rows_resumed: rows that were there before this run.
         chat: whether prompts went through the chat template.
         plan: the plan's id.
+        quarantined: input files that took no part, since they can't be used.
     """
 
     output: str
@@ -50,3 +53,4 @@ class JobReport(Progress):
     rows_resumed: int
     chat: bool
     plan: str
+    quarantined: tuple[BadFile, ...] = ()

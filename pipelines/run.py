@@ -128,6 +128,7 @@ class _Run:
             rows_resumed=sum(unit.rows for unit in self._resumed),
             chat=job.checkpoint.chat,
             plan=job.plan.id,
+            quarantined=job.plan.quarantine,
         )
 
     def _interrupted(self) -> str:

@@ -27,12 +27,14 @@ from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
 from .prepare import Preparer
 from .reader import read_units
-from .storage import open_store
+from .storage import Store
 from .work import JobWork
 
 # Units of one file that one task reads: it decodes a row group once for all of them, where a task
 # for each unit would decode the group's beginning again and again.
 UNITS_PER_READ = 16
+# Or as many as take this share of a row group: it is then decoded some eight times, however large.
+READS_PER_GROUP = 16
 READS_PER_REPLICA = 2
 # A replica that dies while it starts is started again, this often in a row.
 INIT_DEATHS = 3
@@ -48,7 +50,7 @@ class Stream:
     """What the three stages know of the job."""
 
     plan: Plan
-    output: str
+    store: Store
     schema: pa.Schema
     preparer: Preparer
     work: JobWork
@@ -118,7 +120,7 @@ def _context() -> DataContext:
 
 def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     placement, flow = stream.placement, stream.flow
-    runs = list(_runs(units))
+    runs = list(_runs(units, stream.plan))
     packets = ray.data.read_datasource(
         _Prompts(stream.plan.files, runs, stream.preparer),
         override_num_blocks=len(runs),
@@ -141,7 +143,7 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     )
     parts: Dataset = answers.map_batches(
         _commit_packet,
-        fn_kwargs={"output": stream.output, "plan": stream.plan, "schema": stream.schema},
+        fn_kwargs={"store": stream.store, "plan": stream.plan, "schema": stream.schema},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
@@ -149,8 +151,8 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     return parts
 
 
-def _commit_packet(packet: pa.Table, output: str, plan: Plan, schema: pa.Schema) -> pa.Table:
-    receipt = commit(open_store(output), plan, unit_of(packet), result_table(packet, schema))
+def _commit_packet(packet: pa.Table, store: Store, plan: Plan, schema: pa.Schema) -> pa.Table:
+    receipt = commit(store, plan, unit_of(packet), result_table(packet, schema))
     return pa.table({"receipt": pa.array([receipt.to_json()], pa.binary())})
 
 
@@ -183,19 +185,20 @@ class _Prompts(Datasource):
 
         def read() -> Iterable[pa.Table]:
             preparer: Preparer = ray.get(preparer_ref)
-            for rows in read_units(file, run, preparer.columns):
+            for rows in read_units(file, run, preparer.columns, preparer.read):
                 yield preparer.packet(rows, file.name)
 
         size = BlockMetadata(num_rows=len(run), size_bytes=None, exec_stats=None, input_files=None)
         return ReadTask(read, size, per_task_row_limit=row_limit)
 
 
-def _runs(units: Iterable[Unit]) -> Iterator[list[Unit]]:
+def _runs(units: Iterable[Unit], plan: Plan) -> Iterator[list[Unit]]:
     """Cut units into runs that follow each other without a gap in one file."""
     run: list[Unit] = []
     for unit in units:
         follows = run and (unit.file, unit.first) == (run[-1].file, run[-1].last)
-        if run and (not follows or len(run) == UNITS_PER_READ):
+        share = plan.files[unit.file].span // (READS_PER_GROUP * plan.unit_rows)
+        if run and (not follows or len(run) >= max(UNITS_PER_READ, share)):
             yield run
             run = []
         run.append(unit)
