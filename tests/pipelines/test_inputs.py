@@ -9,13 +9,9 @@ import pyarrow.parquet.encryption as pe
 import pytest
 
 from pipelines import InputError
-from pipelines.inputs import (
-    Footer,
-    find_files,
-    open_parquet,
-    read_footers,
-    refuse_output_among_inputs,
-)
+from pipelines.inputs import Footer, read_footers
+from pipelines.listing import find_files, refuse_output_among_inputs
+from pipelines.parquet import open_parquet
 from tests.conftest import Bucket
 
 from .data import write
@@ -111,7 +107,9 @@ def test_every_bad_file_is_named_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         footers(tmp_path)
     lines = str(error.value).splitlines()
-    assert lines[0] == "7 of 8 input files can't be used:"
+    assert lines[0] == (
+        "7 of 8 input files can't be used (on_bad_file: quarantine goes on without them):"
+    )
     found = {Path(line.split()[0]).stem: line for line in lines[1:]}
     assert "is empty (0 bytes)" in found["empty"]
     assert "is no Parquet file, or cut off" in found["text"]
