@@ -66,6 +66,7 @@ class Ending:
     wrong: int = 0
 
 
+@cache
 def expected() -> pa.Table:
     """The rows of every good file."""
     source = random.Random(0)
