@@ -80,9 +80,11 @@ def _fault(name: str, value: Any, settings: Mapping[str, Any]) -> str | None:
     if name not in settings:
         return f"body.{name} is not among the settings of this job: take it out"
     expected = settings[name]
-    allowed = [expected, expected.rsplit("/", 1)[-1]] if name == "model" else [expected]
-    given = [value] if name == "stop" and isinstance(value, str) else value
-    if any(_same(given, one) for one in allowed):
+    if name == "model":
+        same = bool(value) and f"/{expected}".endswith(f"/{value}")
+    else:
+        same = _same([value] if name == "stop" and isinstance(value, str) else value, expected)
+    if same:
         return None
     return (
         f"body.{name} is {_short(value)}, and {_short(expected)} in the job: all rows have the "

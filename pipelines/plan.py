@@ -113,7 +113,7 @@ class Plan:
             files = tuple(map(InputFile.from_json, values.pop("files")))
             bad = tuple(BadFile(**file) for file in values.pop("quarantine"))
             return cls(files=files, quarantine=bad, rows=tuple(values.pop("rows")), **values)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error}") from None
 
     def _values(self) -> dict[str, Any]:

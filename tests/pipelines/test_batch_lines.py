@@ -52,6 +52,8 @@ def test_what_the_job_does_can_be_asked_for(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        (line(model="mma"), 'body.model is "mma"'),
+        (line(model=""), 'body.model is ""'),
         (line(model="gpt-4o"), 'body.model is "gpt-4o", and "org/gemma" in the job'),
         (line(temperature=0.7), "body.temperature is 0.7, and 0.5 in the job"),
         (line(temperature=True), "body.temperature is true"),
