@@ -32,7 +32,7 @@ from .data import spec
 
 ROWS, GROUP_ROWS, UNIT_ROWS = 300, 100, 64
 # More than the header of any page of these files.
-HEADER = 120
+HEADER = 250
 WRITTEN: list[dict[str, Any]] = [
     {"compression": "none", "use_dictionary": False},
     {"compression": "zstd", "use_dictionary": False},
