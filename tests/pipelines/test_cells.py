@@ -84,6 +84,22 @@ def test_large_values_are_null_with_a_reason(
     assert faults == {1: "column 'v' holds 11 bytes, and at most 10 are read; null here"}
 
 
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int8(), pa.string())], ids=str)
+def test_nothing_holds_on_to_large_values(
+    monkeypatch: pytest.MonkeyPatch, kind: pa.DataType
+) -> None:
+    monkeypatch.setattr(cells, "MAX_CELL_BYTES", 100)
+    table = pa.table({"v": pa.array(["a", "x" * 100_000, "b", "a"]).cast(kind)})
+    found, faults = without_large_cells(table)
+    assert found["v"].to_pylist() == ["a", None, "b", "a"]
+    assert found.schema == table.schema
+    assert list(faults) == [1]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, found.schema) as stream:
+        stream.write_table(found)
+    assert sink.getvalue().size < 10_000
+
+
 def test_a_huge_cell_costs_its_row_and_the_others_are_read(tmp_path: Path) -> None:
     texts = ["a", "x" * (MAX_CELL_BYTES + 1), "b"]
     file = file_at(write(tmp_path / "a.parquet", {"id": [1, 2, 3], "text": texts}))
