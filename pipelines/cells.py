@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as pt
 
+from .columns import without_values
+
 # Far more than the longest prompt takes (a million characters). Larger values would fill the memory
 # of those who pass them on.
 MAX_CELL_BYTES = 16 << 20
@@ -30,7 +32,7 @@ def without_large_cells(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
         large = np.flatnonzero(sizes > MAX_CELL_BYTES).tolist()
         if large:
             faults |= {row: _reason(field.name, int(sizes[row])) for row in large}
-            table = table.set_column(index, field, _without(column, set(large)))
+            table = table.set_column(index, field, without_values(column, set(large)))
     return table, faults
 
 
@@ -59,16 +61,6 @@ def byte_sizes(array: pa.Array) -> Sizes:
     else:
         sizes = np.zeros(len(array), np.int64)
     return cast("Sizes", sizes)
-
-
-def _without(column: pa.ChunkedArray, lost: set[int]) -> pa.ChunkedArray:
-    """Null some values, in a copy: a slice would hold on to them."""
-    rows = [None if row in lost else row for row in range(len(column))]
-    kept = column.take(pa.array(rows, pa.int64()))
-    if not pt.is_dictionary(column.type):
-        return kept
-    # Its dictionary would keep the values that nothing refers to.
-    return kept.cast(column.type.value_type).dictionary_encode().cast(column.type)
 
 
 def _has_bytes(kind: pa.DataType) -> bool:

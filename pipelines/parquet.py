@@ -81,7 +81,8 @@ def parquet_rows(
     Args:
         file: an open file.
         groups: rows of each row group.
-        columns: those to read; None is all of them.
+        columns: those to read; None is all of them. If it has none of them, the first is read,
+            since rows without columns can't be counted.
         first: where to begin.
         last: where to end.
 
@@ -91,6 +92,7 @@ def parquet_rows(
     parquet = parquet_of(file, buffer_size=READ_BUFFER)
     schema = parquet.schema_arrow
     names = [name for name in schema.names if columns is None or name in columns]
+    names = names or schema.names[:1]
     schema = pa.schema([schema.field(name).with_nullable(nullable=True) for name in names])
     yield Rows(schema.empty_table(), {})
     start = 0

@@ -77,6 +77,8 @@ def read_units(
     def finished(rows: Rows) -> Rows:
         table, large = without_large_cells(rows.table)
         table = with_partitions(table, file.partitions, columns)
+        wanted = [n for n in table.column_names if columns is None or n in columns]
+        table = table.select(wanted) if wanted else table
         return Rows(table, {**large, **rows.faults})
 
     first, last = units[0].first, units[-1].last
@@ -103,7 +105,8 @@ def _lines(
     with open_input(file.path, options.s3) as source:
         if state_of(file.path, source) != (file.size, file.version):
             raise _changed(file)
-    schema = schema_from(kind for kind in file.columns if columns is None or kind[0] in columns)
+    kinds = [kind for kind in file.columns if columns is None or kind[0] in columns]
+    schema = schema_from(kinds or file.columns[:1])
     yield from line_rows(
         file.path,
         file.index,
