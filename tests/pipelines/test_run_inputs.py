@@ -119,7 +119,7 @@ def other_endpoint() -> Iterator[str]:
 
 def test_s3_settings_reach_the_workers(s3: Bucket, other_endpoint: str, tmp_path: Path) -> None:
     settings = S3Settings(endpoint=other_endpoint, region="us-east-1")
-    fs = filesystem("s3", settings)
+    fs = filesystem("s3", S3Settings(endpoint=other_endpoint))
     fs.mkdir(s3.bucket)
     fs.put(str(write(tmp_path / "a.parquet", {"text": ["a: b"]})), s3.url("in/a.parquet"))
     job = spec(input=s3.url("in"), output=s3.url("out"), tasks=ONE, s3=settings.model_dump())
