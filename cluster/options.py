@@ -21,6 +21,10 @@ PARQUET_ONLY = (
     "limit",
     "unit_rows",
     "max_error_rate",
+    "on_bad_file",
+    "s3_endpoint",
+    "s3_profile",
+    "s3_anonymous",
     "replicas",
 )
 
@@ -59,6 +63,7 @@ def _option(text: str, *names: str, panel: str, default: str = "", metavar: str 
 _prompt = functools.partial(_option, panel="Prompts")
 _output = functools.partial(_option, panel="Output")
 _model = functools.partial(_option, panel="Model and machine")
+_s3 = functools.partial(_option, panel="S3")
 _sampling = functools.partial(_option, panel="Sampling")
 
 
@@ -70,8 +75,8 @@ class Place:
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A Parquet file, folder or glob, local or s3://; or - for prompts on standard "
-            "input, one per line.",
+            help="A Parquet or JSON lines file, a folder or a glob, local or s3://; or - for "
+            "prompts on standard input, one per line.",
         ),
     ]
     output: Annotated[
@@ -150,6 +155,22 @@ class JobOptions:
     max_error_rate: Annotated[
         float | None,
         _output(MAX_ERROR_RATE, default="0.5 from 1,000 rows on"),
+    ] = None
+    on_bad_file: Annotated[
+        Literal["fail", "quarantine"] | None,
+        _output("Refuse a job with damaged input files, or leave them out.", default="fail"),
+    ] = None
+    s3_endpoint: Annotated[
+        str | None,
+        _s3("Of a store that is not Amazon's.", default="AWS_ENDPOINT_URL", metavar="URL"),
+    ] = None
+    s3_profile: Annotated[
+        str | None,
+        _s3("Of the AWS configuration files.", default="AWS_PROFILE", metavar="NAME"),
+    ] = None
+    s3_anonymous: Annotated[
+        bool | None,
+        _s3("Send no credentials: for buckets that everybody may read.", "--s3-anonymous"),
     ] = None
     replicas: Annotated[
         str | None,
@@ -261,8 +282,19 @@ def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict
             "limit": options.limit,
             "unit_rows": options.unit_rows,
             "max_error_rate": options.max_error_rate,
+            "on_bad_file": options.on_bad_file,
+            "s3": _s3_settings(options),
         }
     )
+
+
+def _s3_settings(options: JobOptions) -> dict[str, Any]:
+    settings = {
+        "endpoint": options.s3_endpoint,
+        "profile": options.s3_profile,
+        "anonymous": options.s3_anonymous,
+    }
+    return given(settings)
 
 
 def _refuse_in_stream(options: JobOptions) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from pipelines import ErrorCount, JobReport
+from pipelines.quarantine import BadFile
 
 from .wording import counted, duration
 
 INDENT = " " * 9  # the width of a line's name
 MESSAGE_WIDTH = 100
+SHOWN_FILES = 3
 
 
 def summary(report: JobReport) -> str:
@@ -21,6 +23,8 @@ def summary(report: JobReport) -> str:
         lines["retried"] = f"{counted(report.rows_retried, 'row')}; {mended} good now"
     if report.rows_failed:
         lines["errors"] = errors(report.errors)
+    if report.quarantined:
+        lines["left out"] = left_out(report.quarantined)
     lines |= {
         "tokens": tokens(report.prompt_tokens, report.completion_tokens, report.elapsed_s),
         "time": f"{duration(report.elapsed_s)} on {counted(report.replicas, 'replica')}",
@@ -47,6 +51,14 @@ def _example(item: ErrorCount) -> str:
 def shortened(text: str) -> str:
     """Cut a message to what a line holds."""
     return text if len(text) <= MESSAGE_WIDTH else f"{text[: MESSAGE_WIDTH - 3]}..."
+
+
+def left_out(files: Sequence[BadFile]) -> str:
+    """Say which input files took no part, the first of them with the reason."""
+    some = [f"{file.name} {file.reason}" for file in files[:SHOWN_FILES]]
+    more = ["..."] if len(files) > SHOWN_FILES else []
+    listing = "; ".join([*some, *more])
+    return f"{counted(len(files), 'input file')}, see _job/quarantine.json: {listing}"
 
 
 def tokens(prompt_tokens: int, completion_tokens: int, seconds: float) -> str:

@@ -74,9 +74,35 @@ def without_invalid_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list
     if pt.is_dictionary(column.type):  # its dictionary would keep the text that nothing refers to
         plain, bad = without_invalid_text(column.cast(column.type.value_type))
         return plain.dictionary_encode().cast(column.type), bad
-    bad = [row for row in range(len(column)) if not _is_valid(column.take([row]))]
-    rows = [None if row in set(bad) else row for row in range(len(column))]
-    return column.take(pa.array(rows, pa.int64())), bad
+    # A copy where that can be had: a slice of lists is validated with all their values.
+    cell = column.slice if _is_view(column.type) else lambda row, _: column.take([row])
+    bad = [row for row in range(len(column)) if not _is_valid(cell(row, 1))]
+    return without_values(column, set(bad)), bad
+
+
+def without_values(column: pa.ChunkedArray, lost: set[int]) -> pa.ChunkedArray:
+    """Null some rows' values, in a copy: a slice would hold on to them."""
+    kind = column.type
+    if _is_view(kind):
+        buffers = (value.as_buffer() for value in column)
+        values = [
+            None if buffer is None or row in lost else buffer.to_pybytes()
+            for row, buffer in enumerate(buffers)
+        ]
+        raw = pa.array(values, pa.binary_view())
+        array = pa.Array.from_buffers(kind, len(raw), raw.buffers(), raw.null_count)
+        return pa.chunked_array([array])
+    rows = [None if row in lost else row for row in range(len(column))]
+    kept = column.take(pa.array(rows, pa.int64()))
+    if not pt.is_dictionary(kind):
+        return kept
+    # Its dictionary would keep the values that nothing refers to.
+    return kept.cast(kind.value_type).dictionary_encode().cast(kind)
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    """Whether a type is one that pyarrow can't take rows from."""
+    return bool(pt.is_string_view(kind) or pt.is_binary_view(kind))
 
 
 def _is_valid(column: pa.ChunkedArray) -> bool:

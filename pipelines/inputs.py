@@ -1,31 +1,32 @@
-"""The input files of a job: which they are, and what their footers say."""
+"""The input files of a job: what they say of themselves, and which of them are bad."""
 
-import hashlib
 import posixpath
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .errors import InputError, listed
-from .storage import Location, filesystem, parse_location
+from .json_columns import common_schema, kinds_of
+from .jsonl import LineIndex, is_jsonl
+from .lines_file import inspect_lines
+from .parquet import inspect_parquet
+from .partitions import Partition, partition_types, partitions_of
+from .quarantine import BadFile
+from .s3 import ENVIRONMENT, S3Settings
+from .source_file import Contents, Format, is_damage, open_input, state_of
+from .storage import Location
 
 FOOTER_THREADS = 16
-# Enough for the first page of a column; without it, whole column chunks would be read.
-PROBE_BUFFER = 1 << 16
-MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One Parquet file as it was when the job was planned.
+    """One file as it was when the job was planned, with all that it takes to read its rows.
 
     Attributes:
         name: its path below the common folder of all inputs; with a row's number it is that row's
@@ -33,8 +34,13 @@ class InputFile:
         path: where it is read from.
         size: in bytes.
         version: the S3 ETag, or the time of its last change.
-        footer: SHA-256 of its footer.
-        groups: rows of each row group.
+        footer: SHA-256 of a Parquet footer, or of all bytes of JSON lines (decompressed).
+        groups: rows of each row group; JSON lines are one group.
+        format: how it is read; "batch" are input lines of OpenAI's Batch API.
+        stride: lines from one offset to the next; 0 where there are no offsets.
+        offsets: the bytes where lines 0, stride, 2 stride, ... begin.
+        columns: names and kinds of the columns of JSON lines.
+        partitions: names, types and values of the columns that stand in its path.
     """
 
     name: str
@@ -43,134 +49,104 @@ class InputFile:
     version: str
     footer: str
     groups: tuple[int, ...]
+    format: Format = "parquet"
+    stride: int = 0
+    offsets: tuple[int, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
+    partitions: tuple[Partition, ...] = ()
 
     @property
     def rows(self) -> int:
         """Rows of the file."""
         return sum(self.groups)
 
+    @property
+    def span(self) -> int:
+        """Rows that can be reached only by decoding all that come before them in a span."""
+        return self.stride or max(self.groups, default=0)
+
+    @property
+    def index(self) -> LineIndex:
+        """Where its lines are, if it is a file of lines."""
+        return LineIndex(self.footer, self.rows, self.stride, self.offsets)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict and JSON made of one. Raises TypeError."""
+        lists = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        pairs = {name: tuple(map(tuple, lists.get(name, ()))) for name in ("columns", "partitions")}
+        return cls(**{**values, **lists, **pairs})
+
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """An input file and its Arrow schema."""
+    """An input file and its Arrow schema, partitions included."""
 
     file: InputFile
     schema: pa.Schema
 
 
-def find_files(patterns: Sequence[str]) -> list[Location]:
-    """List the files that paths, folders and globs stand for, each once, sorted by path.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found out about all files: those that take part, and those that do not."""
 
-    A folder gives the *.parquet files at any depth in it, but for names that start with `_` or
-    `.`, as every Parquet reader has it.
-
-    Raises:
-        InputError: one of them matches nothing or can't be listed.
-        StorageError: one of them is no path that is read.
-    """
-    found: set[Location] = set()
-    for pattern in patterns:
-        location = parse_location(pattern)
-        try:
-            paths = list(_expanded(location))
-        except (OSError, BotoCoreError) as error:
-            raise InputError(f"{pattern} can't be listed: {error}") from error
-        if not paths:
-            raise InputError(f"{pattern} matches no Parquet file")
-        found |= {Location(location.scheme, path) for path in paths}
-    return sorted(found, key=str)
+    footers: list[Footer]
+    quarantined: list[BadFile]
 
 
-def refuse_output_among_inputs(
-    patterns: Sequence[str], files: Sequence[Location], output: str
-) -> None:
-    """Make sure that no part of the output would be taken for input by the next run.
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Why a file can't be used; an outage does not last."""
 
-    Raises:
-        InputError: the output lies where input is looked for.
-    """
-    folder = str(parse_location(output))
-    shallow = {posixpath.dirname(str(file)) for file in files}
-    deep = [str(parse_location(pattern)).split("/**")[0] for pattern in patterns]
-    if folder in shallow or any(f"{folder}/".startswith(f"{path}/") for path in deep):
-        raise InputError(f"the output {output} lies among the input files: choose another folder")
+    file: BadFile
+    lasting: bool
 
 
-def read_footers(files: Sequence[Location], columns: Sequence[str] | None) -> list[Footer]:
-    """Read what is needed to plan the job.
+def survey(
+    files: Sequence[Location],
+    columns: Sequence[str] | None,
+    *,
+    quarantine: bool = False,
+    known: Iterable[InputFile] = (),
+    s3: S3Settings = ENVIRONMENT,
+) -> Survey:
+    """Read what is needed to plan the job, of many files at a time.
 
     Args:
         files: what find_files gave.
         columns: those that will be read; None is all of them.
+        quarantine: leave out files that are damaged, instead of refusing the job.
+        known: files of an earlier plan. JSON lines that have not changed since are not read again.
+        s3: how S3 is reached.
 
     Raises:
         InputError: naming every file that can't be used.
     """
-    read = partial(_footer_or_fault, columns=columns)
+    planned = {file.name: file for file in known if file.format != "parquet"}
+    look = partial(_look, columns=columns, planned=planned, s3=s3)
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        results = list(pool.map(read, files, _names(files)))
-    faults = [result for result in results if isinstance(result, str)]
-    if faults:
-        head = f"{len(faults)} of {len(files)} input files can't be used:"
-        raise InputError(listed(head, faults))
-    return [result for result in results if isinstance(result, Footer)]
+        results = list(pool.map(look, files, _names(files)))
+    faults = [result for result in results if isinstance(result, _Fault)]
+    footers = [result for result in results if isinstance(result, Footer)]
+    _refuse(faults, len(files), quarantine=quarantine and bool(footers))
+    return Survey(_completed(footers), [fault.file for fault in faults])
 
 
-def open_parquet(path: str, **options: Any) -> pq.ParquetFile:
-    """Open a Parquet file, local or on S3."""
-    location = parse_location(path)
-    source = filesystem(location.scheme).open(location.path, "rb")
-    return pq.ParquetFile(source, **options)
+def read_footers(
+    files: Sequence[Location], columns: Sequence[str] | None, s3: S3Settings = ENVIRONMENT
+) -> list[Footer]:
+    """Read what is needed to plan a job in which no file may be bad; see survey."""
+    return survey(files, columns, s3=s3).footers
 
 
-def footer_digest(path: str) -> str:
-    """Digest a Parquet file's footer, which holds the place of every page.
-
-    Raises:
-        ValueError: it is no Parquet file, or an encrypted one.
-    """
-    return hashlib.sha256(_footer_bytes(path)).hexdigest()
-
-
-def _footer_bytes(path: str) -> bytes:
-    location = parse_location(path)
-    with filesystem(location.scheme).open(location.path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 8))
-        tail = file.read(8)
-        if size == 0:
-            raise ValueError("is empty (0 bytes)")
-        if tail[4:] == ENCRYPTED_MAGIC:
-            raise ValueError("is encrypted")
-        if size < 12 or tail[4:] != MAGIC:
-            raise ValueError("is no Parquet file, or cut off")
-        length = int.from_bytes(tail[:4], "little")
-        if length > size - 12:
-            raise ValueError("is cut off or damaged: its footer is longer than the file")
-        file.seek(size - 8 - length)
-        return bytes(file.read(length))
-
-
-def _in_base64(word: bytes) -> list[bytes]:
-    """Spell a word as it occurs within base64, depending on where in it it starts."""
-    starts = ((b"", 0), (b".", 2), (b"..", 3))
-    whole = [(b64encode(pad + word), skip, len(pad + word)) for pad, skip in starts]
-    return [text[skip : size * 4 // 3] for text, skip, size in whole]
-
-
-def _expanded(location: Location) -> Iterator[str]:
-    fs, path = filesystem(location.scheme), location.path
-    if fs.isfile(path):
-        yield path
-    elif fs.isdir(path):
-        for found in fs.find(path):
-            below = posixpath.relpath(found, path).split("/")
-            if found.endswith(".parquet") and not any(part[0] in "._" for part in below):
-                yield found
-    elif set(path) & set("*?["):
-        yield from (found for found in fs.glob(path) if fs.isfile(found))
-    else:
-        raise FileNotFoundError("there is no such file or folder")
+def _refuse(faults: Sequence[_Fault], files: int, *, quarantine: bool) -> None:
+    """Raise an error for the files that must not be bad."""
+    fatal = [fault for fault in faults if not (quarantine and fault.lasting)]
+    if fatal:
+        lines = [f"{fault.file.path} {fault.file.reason}" for fault in fatal]
+        some_left = all(fault.lasting for fault in fatal) and len(fatal) < files
+        hint = " (on_bad_file: quarantine goes on without them)" if some_left else ""
+        raise InputError(listed(f"{len(fatal)} of {files} input files can't be used{hint}:", lines))
 
 
 def _names(files: Sequence[Location]) -> list[str]:
@@ -182,59 +158,77 @@ def _names(files: Sequence[Location]) -> list[str]:
     return [posixpath.relpath(path, root) for path in paths]
 
 
-def _footer_or_fault(location: Location, name: str, columns: Sequence[str] | None) -> Footer | str:
+def _look(
+    location: Location,
+    name: str,
+    columns: Sequence[str] | None,
+    planned: Mapping[str, InputFile],
+    s3: S3Settings,
+) -> Footer | _Fault:
+    path, size, version = str(location), 0, ""
     try:
-        return _footer(location, name, columns)
+        with open_input(path, s3) as file:
+            size, version = state_of(path, file)
+            partitions = partitions_of(location.path)
+            if is_jsonl(path):
+                old = planned.get(name)
+                same = old is not None and (old.size, old.version) == (size, version)
+                contents = inspect_lines(path, size, old.index if old and same else None, s3)
+            else:
+                contents = inspect_parquet(file, columns)
     except (pa.ArrowException, OSError, ValueError, BotoCoreError) as error:
-        return f"{location} {_worded(error)}"
+        lasting = isinstance(error, ValueError) or is_damage(error)
+        return _Fault(BadFile(name, path, size, version, _worded(error)), lasting)
+    return Footer(_input_file(name, path, size, version, contents, partitions), contents.schema)
 
 
-def _footer(location: Location, name: str, columns: Sequence[str] | None) -> Footer:
-    path = str(location)
-    size, version = _version(location)
-    footer = _footer_bytes(path)
-    # Ray Data unpickles what such columns carry in their metadata, and opening the file is enough
-    # for that (CVE-2026-41486). The Arrow schema stands in the footer as base64.
-    if any(spelling in footer for spelling in _in_base64(b"ray.data.")):
-        raise ValueError("has columns of a ray.data extension type, which are not read")
-    with open_parquet(path, buffer_size=PROBE_BUFFER) as parquet:
-        metadata = parquet.metadata
-        groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        if sum(groups) != metadata.num_rows or min(groups, default=0) < 0:
-            raise ValueError("contradicts itself: its footer counts rows in two ways")
-        schema = parquet.schema_arrow
-        wanted = [n for n in schema.names if columns is None or n in columns]
-        _try_first_row(parquet, wanted, metadata.num_rows)
-    digest = hashlib.sha256(footer).hexdigest()
-    return Footer(InputFile(name, path, size, version, digest, groups), schema)
+def _input_file(
+    name: str,
+    path: str,
+    size: int,
+    version: str,
+    contents: Contents,
+    partitions: Sequence[tuple[str, str | None]],
+) -> InputFile:
+    return InputFile(
+        name=name,
+        path=path,
+        size=size,
+        version=version,
+        footer=contents.digest,
+        groups=contents.groups,
+        format=contents.format,
+        stride=contents.stride,
+        offsets=contents.offsets,
+        columns=() if contents.format == "parquet" else kinds_of(contents.schema),
+        partitions=tuple((key, "string", value) for key, value in partitions),
+    )
 
 
-def _try_first_row(parquet: pq.ParquetFile, columns: list[str], rows: int) -> None:
-    """Find out about files that no row can be read of.
+def _completed(footers: Sequence[Footer]) -> list[Footer]:
+    """Give columns the types that they have in all files together.
 
-    A file with a plain footer can have encrypted columns, and only reading tells: asking pyarrow
-    for the metadata of such a column ends the process. A damaged page is no reason to refuse a
-    file: its rows become error rows.
+    Raises:
+        InputError: a file has a column that stands in its path as well.
     """
-    try:
-        batch = next(parquet.iter_batches(batch_size=1, columns=columns), None)
-    except pa.ArrowNotImplementedError as error:
-        raise ValueError(f"uses what is not supported here: {error}") from None
-    except OSError as error:
-        if "decrypt" in str(error).lower():
-            raise ValueError("has encrypted columns") from None
-        return
-    if rows == 0 and batch is not None and batch.num_rows:
-        raise ValueError("contradicts itself: its footer counts no rows, but it holds some")
-
-
-def _version(location: Location) -> tuple[int, str]:
-    """Give the size of a file and what changes when its contents do."""
-    if location.scheme == "file":
-        stat = Path(location.path).stat()
-        return stat.st_size, f"mtime {stat.st_mtime_ns}"
-    info = filesystem(location.scheme).info(location.path)
-    return int(info["size"]), f"ETag {info.get('ETag', '')}"
+    lines = common_schema(f.schema for f in footers if f.file.format == "jsonl")
+    types = partition_types(footer.file.partitions for footer in footers)
+    completed, clashes = [], []
+    for footer in footers:
+        file, schema = footer.file, footer.schema
+        if file.format == "jsonl":
+            schema = lines
+            file = replace(file, columns=kinds_of(lines))
+        for key, _, _ in file.partitions:
+            if key in schema.names:
+                clashes.append(f"{file.path} has a column {key!r} and lies in a folder {key}=...")
+            schema = schema.append(pa.field(key, pa.type_for_alias(types[key])))
+        typed = tuple((key, types[key], value) for key, _, value in file.partitions)
+        completed.append(Footer(replace(file, partitions=typed), schema))
+    if clashes:
+        more = f" (and {len(clashes) - 1} more files)" if clashes[1:] else ""
+        raise InputError(f"{clashes[0]}: rename one of them{more}")
+    return completed
 
 
 def _worded(error: Exception) -> str:

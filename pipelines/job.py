@@ -21,6 +21,7 @@ from model.params import (
 from model.tasks import Normalize, Pooling
 
 from .errors import JobError
+from .s3 import S3Settings
 from .template import Template
 
 Name = Annotated[str, Field(min_length=1)]
@@ -149,12 +150,12 @@ class Resources(Settings):
 
 
 class JobSpec(Settings):
-    """A batch job: Parquet in, Parquet out.
+    """A batch job: Parquet or JSON lines in, Parquet out.
 
     Attributes:
-        input: a Parquet file, a folder (searched through), a glob, or a list of these; local or
-            s3://. Rows are known by their file's name below the inputs' common folder, and by
-            their place in it.
+        input: a file, a folder (searched through), a glob, or a list of these; local or s3://.
+            Rows are known by their file's name below the inputs' common folder, and by their place
+            in it.
         output: a folder, local or s3://. The same job run again goes on where it was; another job
             is refused.
         model: a local checkpoint folder, a hub id, or s3://bucket/prefix.
@@ -177,6 +178,9 @@ class JobSpec(Settings):
             committed stays, and the same job with a higher share goes on. It is checked once
             1,000 rows are done, or all of a smaller job. None is a half, but lets jobs of less
             than 1,000 rows end.
+        on_bad_file: "fail" refuses a job with input files that are damaged, "quarantine" goes on
+            without them and says so in its plan, its summary and _job/quarantine.json.
+        s3: how S3 is reached, for inputs and output; see S3Settings.
     """
 
     input: tuple[Name, ...] = Field(min_length=1)
@@ -194,6 +198,8 @@ class JobSpec(Settings):
     limit: int | None = Field(default=None, ge=1)
     unit_rows: int | None = Field(default=None, ge=1, le=1_000_000)
     max_error_rate: float | None = Field(default=None, ge=0, le=1)
+    on_bad_file: Literal["fail", "quarantine"] = "fail"
+    s3: S3Settings = Field(default_factory=S3Settings)
 
     @field_validator("input", "keep", mode="before")
     @classmethod

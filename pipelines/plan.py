@@ -15,13 +15,17 @@ from itertools import accumulate
 from math import ceil
 from typing import Any, Self
 
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
 from .errors import JobError, PlanMismatch, listed
 from .inputs import InputFile
 from .placement import Placement
+from .quarantine import BadFile
 from .storage import Store
 
 PLAN_NAME = "_job/plan.json"
-FORMAT = 1
+QUARANTINE_NAME = "_job/quarantine.json"
+FORMAT = 2
 
 # A unit is long enough that its overhead does not count (0.2 s of a CPU), and short enough that
 # little is lost with it: a GPU takes a minute or so for the longest, a CPU a few.
@@ -67,6 +71,7 @@ class Plan:
         rows: how many rows of each file are part of the job.
         unit_rows: rows per unit; the last unit of a file may have fewer.
         seed: what the rows' sampling seeds are made from.
+        quarantine: inputs that take no part, since they can't be used.
     """
 
     fingerprint: Mapping[str, Scalar]
@@ -74,6 +79,7 @@ class Plan:
     rows: tuple[int, ...]
     unit_rows: int
     seed: int
+    quarantine: tuple[BadFile, ...] = ()
 
     @property
     def total_rows(self) -> int:
@@ -84,8 +90,10 @@ class Plan:
     def id(self) -> str:
         """Digest of everything in it but where the inputs lie: 64 hex digits."""
         values = self._values()
-        for file in values["files"]:
+        for file in (*values["files"], *values["quarantine"]):
             del file["path"]
+        for file in values["quarantine"]:
+            del file["reason"]  # in the words of a library, which change
         return hashlib.sha256(_spelled(values)).hexdigest()
 
     def units(self) -> Iterator[Unit]:
@@ -143,9 +151,10 @@ class Plan:
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         try:
-            files = [InputFile(**{**f, "groups": tuple(f["groups"])}) for f in values.pop("files")]
-            return cls(files=tuple(files), rows=tuple(values.pop("rows")), **values)
-        except (TypeError, KeyError) as error:
+            files = tuple(map(InputFile.from_json, values.pop("files")))
+            bad = tuple(BadFile(**file) for file in values.pop("quarantine"))
+            return cls(files=files, quarantine=bad, rows=tuple(values.pop("rows")), **values)
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error}") from None
 
     def _values(self) -> dict[str, Any]:
@@ -167,6 +176,7 @@ def make_plan(
     unit_rows: int | None,
     placement: Placement,
     seed: int | None,
+    quarantine: Sequence[BadFile] = (),
 ) -> Plan:
     """Plan a job from the start.
 
@@ -177,6 +187,7 @@ def make_plan(
         unit_rows: rows per unit; None chooses by the size of the job and what it runs on.
         placement: what it runs on.
         seed: None draws one.
+        quarantine: inputs that take no part.
     """
     rows, left = [], limit
     for file in files:
@@ -187,7 +198,7 @@ def make_plan(
         unit_rows = min(MAX_UNIT_ROWS[placement.device], max(MIN_UNIT_ROWS, share))
     if seed is None:
         seed = secrets.randbits(63)
-    return Plan(fingerprint, tuple(files), tuple(rows), unit_rows, seed)
+    return Plan(fingerprint, tuple(files), tuple(rows), unit_rows, seed, tuple(quarantine))
 
 
 def join_or_start(store: Store, mine: Plan, *, unit_rows_given: bool) -> tuple[Plan, bool]:
@@ -220,6 +231,23 @@ def join_or_start(store: Store, mine: Plan, *, unit_rows_given: bool) -> tuple[P
     return replace(theirs, files=mine.files), True  # the same files may lie elsewhere by now
 
 
+def planned_files(store: Store) -> tuple[InputFile, ...]:
+    """Give the inputs of the plan that is in an output; none if there is no plan to go by."""
+    try:
+        return Plan.from_json(store.read(PLAN_NAME)).files
+    except (OSError, ValueError, BotoCoreError):
+        return ()
+
+
+def record_quarantine(store: Store, plan: Plan) -> None:
+    """Write down, for people, which files the plan leaves out and why."""
+    if plan.quarantine:
+        listing = [asdict(file) for file in plan.quarantine]
+        store.put_if_absent(
+            QUARANTINE_NAME, json.dumps(listing, indent=1, ensure_ascii=False).encode()
+        )
+
+
 def row_seed(seed: int, file: str, row: int) -> int:
     """Give a row's sampling seed: 63 bits that depend on the job's seed and the row's identity."""
     digest = hashlib.blake2b(f"{seed}/{row}/{file}".encode(), digest_size=8)
@@ -235,22 +263,29 @@ def _differences(theirs: Plan, mine: Plan) -> Iterator[str]:
         old, new = theirs.fingerprint.get(name), mine.fingerprint.get(name)
         if old != new:
             yield _changed(name, old, new)
-    old_files = {file.name: file for file in theirs.files}
-    new_files = {file.name: file for file in mine.files}
+    old_files = {file.name: file for file in (*theirs.files, *theirs.quarantine)}
+    new_files = {file.name: file for file in (*mine.files, *mine.quarantine)}
     for name in dict.fromkeys((*old_files, *new_files)):
-        if name not in new_files:
-            yield f"input {name}: it is gone"
-        elif name not in old_files:
-            yield f"input {name}: it is new"
-        else:
-            yield from _file_differences(old_files[name], new_files[name])
+        yield from _file_differences(name, old_files.get(name), new_files.get(name))
 
 
-def _file_differences(old: InputFile, new: InputFile) -> Iterator[str]:
-    for name in ("size", "version", "footer", "groups"):
-        if getattr(old, name) != getattr(new, name):
-            yield _changed(f"input {old.name}: {name}", getattr(old, name), getattr(new, name))
-            return
+def _file_differences(
+    name: str, old: InputFile | BadFile | None, new: InputFile | BadFile | None
+) -> Iterator[str]:
+    if new is None:
+        yield f"input {name}: it is gone"
+    elif old is None:
+        yield f"input {name}: it is new"
+    elif isinstance(old, BadFile) and isinstance(new, InputFile):
+        yield f"input {name}: it was quarantined since it {old.reason}; now it can be read"
+    elif isinstance(old, InputFile) and isinstance(new, BadFile):
+        yield f"input {name}: it could be read; now it {new.reason}"
+    else:
+        for field in ("size", "version", "footer", "groups", "format", "columns", "partitions"):
+            was, is_now = getattr(old, field, None), getattr(new, field, None)
+            if was != is_now:
+                yield _changed(f"input {name}: {field}", was, is_now)
+                return
 
 
 def _changed(name: str, old: Any, new: Any) -> str:

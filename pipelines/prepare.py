@@ -15,7 +15,7 @@ from .errors import InputError, error_cells
 from .job import JobSpec
 from .packet import make_packet
 from .prompts import Prompt, PromptSource
-from .reader import UnitRows
+from .reader import PLAIN, ReadOptions, UnitRows
 from .tasks import JobTasks
 from .tokenizer_files import TokenizerFiles
 
@@ -49,6 +49,7 @@ class Preparer:
         with_text: whether a task needs the text and each token's place in it.
         max_len: most tokens of prompt and answer.
         reserve: tokens that must fit behind the prompt.
+        read: how input files are read.
     """
 
     source: PromptSource
@@ -59,6 +60,7 @@ class Preparer:
     with_text: bool
     max_len: int
     reserve: int
+    read: ReadOptions = PLAIN
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Preparer:
             with_text=tasks.needs_text,
             max_len=checkpoint.max_model_len,
             reserve=tasks.reserve,
+            read=ReadOptions.of(spec),
         )
 
     @property

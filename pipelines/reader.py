@@ -1,17 +1,23 @@
 """The rows of units, read from their file. What can't be read becomes rows that say why."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .batch_lines import job_settings
+from .cells import without_large_cells
 from .errors import InputError
-from .inputs import InputFile, footer_digest, open_parquet
+from .inputs import InputFile
+from .job import JobSpec
+from .json_columns import schema_from
+from .lines_file import line_rows
+from .parquet import footer_digest, parquet_rows
+from .partitions import with_partitions
 from .plan import Unit
-
-BATCH_ROWS = 1024
-READ_BUFFER = 4 << 20
+from .s3 import ENVIRONMENT, S3Settings
+from .source_file import Rows, open_input, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,95 +36,114 @@ class UnitRows:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreadable:
-    rows: int
-    reason: str
+class ReadOptions:
+    """How a job's files are read, beside what each of them says of itself.
+
+    Attributes:
+        settings: what input lines of OpenAI's Batch API may ask for; None is whatever they do.
+        s3: how S3 is reached.
+    """
+
+    settings: Mapping[str, Any] | None = None
+    s3: S3Settings = ENVIRONMENT
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """Take from a job what is needed."""
+        return cls(job_settings(spec), spec.s3)
+
+
+PLAIN = ReadOptions()
 
 
 def read_units(
-    file: InputFile, units: Sequence[Unit], columns: Sequence[str] | None
+    file: InputFile,
+    units: Sequence[Unit],
+    columns: Sequence[str] | None,
+    options: ReadOptions = PLAIN,
 ) -> Iterator[UnitRows]:
     """Read units of one file that follow each other without a gap, one after the other.
+
+    Args:
+        file: the file.
+        units: of this file.
+        columns: those to read; None is all of them.
+        options: the job's.
 
     Raises:
         InputError: the file changed since the plan was made.
     """
-    if footer_digest(file.path) != file.footer:
-        raise InputError(f"{file.path} changed since the job was planned")
-    with open_parquet(file.path, buffer_size=READ_BUFFER) as parquet:
-        schema = parquet.schema_arrow
-        names = [name for name in schema.names if columns is None or name in columns]
-        schema = pa.schema([schema.field(name).with_nullable(nullable=True) for name in names])
-        pieces = _pieces(file, parquet, names, units[0].first, units[-1].last)
-        rest: pa.Table | _Unreadable | None = None
-        for unit in units:
-            tables, have = [schema.empty_table()], 0
-            faults: dict[int, str] = {}
-            while have < unit.rows:
-                piece = rest if rest is not None else next(pieces)
-                piece, rest = _split(piece, unit.rows - have)
-                if isinstance(piece, _Unreadable):
-                    faults |= dict.fromkeys(range(have, have + piece.rows), piece.reason)
-                tables.append(_as_table(piece, schema))
-                have += tables[-1].num_rows
-            yield UnitRows(unit, pa.concat_tables(tables), faults)
+
+    def finished(rows: Rows) -> Rows:
+        table, large = without_large_cells(rows.table)
+        table = with_partitions(table, file.partitions, columns)
+        wanted = [n for n in table.column_names if columns is None or n in columns]
+        table = table.select(wanted) if wanted else table
+        return Rows(table, {**large, **rows.faults})
+
+    first, last = units[0].first, units[-1].last
+    rows = _parquet if file.format == "parquet" else _lines
+    yield from _cut(map(finished, rows(file, columns, first, last, options)), units, file)
 
 
-def _pieces(
-    file: InputFile, parquet: pq.ParquetFile, names: list[str], first: int, last: int
-) -> Iterator[pa.Table | _Unreadable]:
-    start = 0
-    for group, rows in enumerate(file.groups):
-        low, high = max(first - start, 0), min(last - start, rows)
-        if low < high:
-            yield from _group_pieces(file, parquet, names, group, low, high)
-        start += rows
+def _parquet(
+    file: InputFile, columns: Sequence[str] | None, first: int, last: int, options: ReadOptions
+) -> Iterator[Rows]:
+    with open_input(file.path, options.s3) as source:
+        try:
+            digest = footer_digest(source)
+        except ValueError:
+            digest = ""
+        if digest != file.footer:
+            raise _changed(file)
+        yield from parquet_rows(source, file.groups, columns, first, last)
 
 
-def _group_pieces(
-    file: InputFile, parquet: pq.ParquetFile, names: list[str], group: int, low: int, high: int
-) -> Iterator[pa.Table | _Unreadable]:
-    """Read rows [low, high) of a row group, as far as they can be read.
+def _lines(
+    file: InputFile, columns: Sequence[str] | None, first: int, last: int, options: ReadOptions
+) -> Iterator[Rows]:
+    with open_input(file.path, options.s3) as source:
+        if state_of(file.path, source) != (file.size, file.version):
+            raise _changed(file)
+    kinds = [kind for kind in file.columns if columns is None or kind[0] in columns]
+    schema = schema_from(kinds or file.columns[:1])
+    yield from line_rows(
+        file.path,
+        file.index,
+        (first, last),
+        schema,
+        batch=file.format == "batch",
+        settings=options.settings,
+        s3=options.s3,
+    )
 
-    Batches are cut from the group's start, so the same rows are lost to a damaged page whichever
-    units are asked for.
-    """
+
+def _cut(pieces: Iterator[Rows], units: Sequence[Unit], file: InputFile) -> Iterator[UnitRows]:
+    rest = next(pieces)
+    for unit in units:
+        taken: list[Rows] = []
+        have = 0
+        while True:
+            piece, rest = rest.split(unit.rows - have)
+            taken.append(piece)
+            have += piece.table.num_rows
+            if have == unit.rows:
+                break
+            following = next(pieces, None)
+            if following is None:
+                raise _changed(file)
+            rest = following
+        yield _joined(unit, taken)
+
+
+def _joined(unit: Unit, pieces: Sequence[Rows]) -> UnitRows:
+    faults: dict[int, str] = {}
     at = 0
-    try:
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-            begin, end = max(low, at), min(high, at + batch.num_rows)
-            if begin < end:
-                yield pa.Table.from_batches([batch.slice(begin - at, end - begin)])
-            at += batch.num_rows
-            if at >= high:
-                return
-        reason = f"row group {group} holds {at} rows, its footer says {file.groups[group]}"
-    except (pa.ArrowException, OSError) as error:
-        if not _is_damage(error):
-            raise
-        reason = f"row group {group} can't be read: {' '.join(str(error).split())}"
-    yield _Unreadable(high - max(low, at), reason)
+    for piece in pieces:
+        faults |= {at + row: reason for row, reason in piece.faults.items()}
+        at += piece.table.num_rows
+    return UnitRows(unit, pa.concat_tables([piece.table for piece in pieces]), faults)
 
 
-def _is_damage(error: Exception) -> bool:
-    """Tell a damaged page, which stays so, from a file that can't be reached just now.
-
-    Arrow's own findings carry no errno; those of the system, and of s3fs, do.
-    """
-    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
-
-
-def _split(
-    piece: pa.Table | _Unreadable, rows: int
-) -> tuple[pa.Table | _Unreadable, pa.Table | _Unreadable | None]:
-    """Cut a piece behind so many rows; the rest is None if nothing is left."""
-    if isinstance(piece, _Unreadable):
-        rest = _Unreadable(piece.rows - rows, piece.reason) if piece.rows > rows else None
-        return _Unreadable(min(rows, piece.rows), piece.reason), rest
-    return piece.slice(0, rows), piece.slice(rows) if piece.num_rows > rows else None
-
-
-def _as_table(piece: pa.Table | _Unreadable, schema: pa.Schema) -> pa.Table:
-    if isinstance(piece, pa.Table):
-        return piece.select(schema.names).cast(schema)
-    return pa.table([pa.nulls(piece.rows, field.type) for field in schema], schema=schema)
+def _changed(file: InputFile) -> InputError:
+    return InputError(f"{file.path} changed since the job was planned")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .error_counts import ErrorCount
+from .quarantine import BadFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class JobReport(Progress):
         errors: the failed rows by class, the commonest first, each with an example.
         rows_retried: failed rows that this run tried again.
         rows_mended: those of them that are good now.
+        quarantined: input files that took no part, since they can't be used.
     """
 
     output: str
@@ -58,3 +60,4 @@ class JobReport(Progress):
     errors: tuple[ErrorCount, ...] = ()
     rows_retried: int = 0
     rows_mended: int = 0
+    quarantined: tuple[BadFile, ...] = ()

@@ -26,7 +26,7 @@ from .jobfile import load_job
 from .ledger import Ledger
 from .packet import ANSWERS, for_rows, rows_of, unit_of, unpacked
 from .plan import Plan, Unit
-from .reader import UnitRows
+from .reader import ReadOptions, UnitRows
 from .report import JobReport
 from .run import OnProgress, Run, ready_job
 from .storage import Store, open_store
@@ -103,6 +103,11 @@ class FailedRows:
     def columns(self) -> Sequence[str]:
         """The input columns that it needs."""
         return self.maker.columns
+
+    @property
+    def read(self) -> ReadOptions:
+        """How its rows are read."""
+        return self.maker.read
 
     def packet(self, rows: UnitRows, file_name: str) -> pa.Table:
         """Prepare the failed rows of a unit."""

@@ -135,6 +135,7 @@ class Run:
             chat=job.checkpoint.chat,
             plan=job.plan.id,
             errors=ledger.errors,
+            quarantined=job.plan.quarantine,
         )
         self._on_progress(report)
         return report

@@ -7,11 +7,12 @@ import pyarrow as pa
 
 from .checkpoint_info import CheckpointInfo, inspect_checkpoint
 from .fingerprint import fingerprint
-from .inputs import find_files, read_footers, refuse_output_among_inputs
+from .inputs import survey
 from .job import JobSpec
 from .jobfile import save_job
+from .listing import find_files, refuse_output_among_inputs
 from .placement import Flow, Placement, flow, place
-from .plan import Plan, join_or_start, make_plan
+from .plan import Plan, join_or_start, make_plan, planned_files, record_quarantine
 from .prepare import Preparer
 from .prompts import PromptSource
 from .schema import check_columns, output_schema, read_columns
@@ -86,25 +87,33 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
     tasks = tasks_of(spec, checkpoint)
     source = PromptSource.of(spec)
 
-    files = find_files(spec.input)
+    files = find_files(spec.input, spec.s3)
     refuse_output_among_inputs(spec.input, files, spec.output)
-    footers = read_footers(files, read_columns(source, spec.keep))
-    kept = check_columns(footers, source, spec.keep)
+    store = open_store(spec.output, spec.s3)
+    found = survey(
+        files,
+        read_columns(source, spec.keep),
+        quarantine=spec.on_bad_file == "quarantine",
+        known=planned_files(store),
+        s3=spec.s3,
+    )
+    kept = check_columns(found.footers, source, spec.keep)
     schema = output_schema(kept, tasks)
 
-    store = open_store(spec.output)
     probe(store)
     store.sweep()
     mine = make_plan(
         fingerprint(spec, checkpoint, kept),
-        [footer.file for footer in footers],
+        [footer.file for footer in found.footers],
         limit=spec.limit,
         unit_rows=spec.unit_rows,
         placement=placement,
         seed=spec.tasks.generate.seed if spec.tasks.generate else None,
+        quarantine=found.quarantined,
     )
     plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
     save_job(store, _anywhere(spec, checkpoint))
+    record_quarantine(store, plan)
     return Job(spec, checkpoint, tasks, kept, schema, store, plan, joined, placement)
 
 

@@ -21,6 +21,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
 from .errors import StorageError
+from .s3 import ENVIRONMENT, S3Settings
 
 CONFLICT_RETRIES = 5
 # What was written aside and is older than this belongs to nobody any more.
@@ -63,10 +64,10 @@ def parse_location(url: str) -> Location:
     return Location("s3", "/".join(parts))
 
 
-def filesystem(scheme: str) -> Any:
+def filesystem(scheme: str, s3: S3Settings = ENVIRONMENT) -> Any:
     """Give the fsspec filesystem of a location; S3 credentials come from the environment."""
     if scheme == "s3":
-        return s3fs.S3FileSystem(use_listings_cache=False)
+        return s3fs.S3FileSystem(use_listings_cache=False, **s3.client_options())
     return fsspec.filesystem("file")
 
 
@@ -118,11 +119,11 @@ class Store(Protocol):
         ...
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, s3: S3Settings = ENVIRONMENT) -> Store:
     """Give the store of a local folder or an S3 prefix; nothing is created yet."""
     location = parse_location(url)
     if location.scheme == "s3":
-        return S3Store(str(location))
+        return S3Store(str(location), s3)
     return LocalStore(location.path)
 
 
@@ -229,13 +230,14 @@ class LocalStore:
 
 @dataclass(frozen=True)
 class S3Store:
-    """An S3 prefix. Pickles as its URL: each process makes its own client."""
+    """An S3 prefix. Pickles as its URL and settings: each process makes its own client."""
 
     url: str
+    s3: S3Settings = ENVIRONMENT
 
     @property
     def _fs(self) -> Any:
-        return filesystem("s3")  # fsspec keeps one instance per process
+        return filesystem("s3", self.s3)  # fsspec keeps one instance per process and settings
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Put with `If-None-Match: *`, in one request or as a multipart upload."""

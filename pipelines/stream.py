@@ -26,7 +26,7 @@ from .inputs import InputFile
 from .packet import file_name_of, is_given_up, unit_label, unit_of
 from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
-from .reader import UnitRows, read_units
+from .reader import ReadOptions, UnitRows, read_units
 from .sink import Sink, commit_packet
 from .storage import Store
 from .work import JobWork
@@ -34,6 +34,8 @@ from .work import JobWork
 # Units of one file that one task reads: it decodes a row group once for all of them, where a task
 # for each unit would decode the group's beginning again and again.
 UNITS_PER_READ = 16
+# Or as many as take this share of a row group: it is then decoded some eight times, however large.
+READS_PER_GROUP = 16
 READS_PER_REPLICA = 2
 # A replica that dies while it starts is started again, this often in a row.
 INIT_DEATHS = 3
@@ -52,6 +54,11 @@ class Maker(Protocol):
     @property
     def columns(self) -> Sequence[str]:
         """The input columns that it needs."""
+        ...
+
+    @property
+    def read(self) -> ReadOptions:
+        """How its rows are read."""
         ...
 
     def packet(self, rows: UnitRows, file_name: str) -> pa.Table:
@@ -152,7 +159,7 @@ def _context() -> DataContext:
 
 def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
     placement, flow = stream.placement, stream.flow
-    runs = list(_runs(units))
+    runs = list(_runs(units, stream.plan))
     packets = ray.data.read_datasource(
         _Prompts(stream, runs, board),
         override_num_blocks=len(runs),
@@ -196,7 +203,7 @@ def _packets(file: InputFile, run: Sequence[Unit], maker: Maker, board: Any) -> 
     """Read units of one file that follow each other without a gap."""
     label = unit_label(file.name, Unit(run[0].file, run[0].first, run[-1].last))
     with _bounded_tries(board, f"read {run[0].key}", f"reads {label}"):
-        for rows in read_units(file, run, maker.columns):
+        for rows in read_units(file, run, maker.columns, maker.read):
             yield maker.packet(rows, file.name)
 
 
@@ -250,12 +257,13 @@ class _Prompts(Datasource):
         return ReadTask(read, size, per_task_row_limit=row_limit)
 
 
-def _runs(units: Iterable[Unit]) -> Iterator[list[Unit]]:
+def _runs(units: Iterable[Unit], plan: Plan) -> Iterator[list[Unit]]:
     """Cut units into runs that follow each other without a gap in one file."""
     run: list[Unit] = []
     for unit in units:
         follows = run and (unit.file, unit.first) == (run[-1].file, run[-1].last)
-        if run and (not follows or len(run) == UNITS_PER_READ):
+        share = plan.files[unit.file].span // (READS_PER_GROUP * plan.unit_rows)
+        if run and (not follows or len(run) >= max(UNITS_PER_READ, share)):
             yield run
             run = []
         run.append(unit)

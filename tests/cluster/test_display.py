@@ -8,6 +8,7 @@ from cluster.display import Meter, describe, watching
 from cluster.summary import summary
 from cluster.wording import counted, duration
 from pipelines import ErrorCount, JobReport, Progress
+from pipelines.quarantine import BadFile
 
 
 def progress(
@@ -141,6 +142,16 @@ def test_the_summary_of_a_resumed_job_says_so() -> None:
     text = summary(report(rows_resumed=1200, rows_failed=0, chat=False, elapsed_s=0.0))
     assert "1,200 rows, 0 errors (1,200 were there already)\ntokens" in text
     assert "plain text" in text
+
+
+def test_the_summary_names_files_that_were_left_out() -> None:
+    bad = [BadFile(f"{name}.parquet", "/in", 0, "", "is encrypted") for name in "abcd"]
+    assert "left out 1 input file, see _job/quarantine.json: a.parquet is encrypted\n" in summary(
+        report(quarantined=tuple(bad[:1]))
+    )
+    text = summary(report(quarantined=tuple(bad)))
+    assert "4 input files, see" in text
+    assert "c.parquet is encrypted; ...\n" in text
 
 
 @pytest.mark.parametrize(

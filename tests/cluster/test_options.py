@@ -53,7 +53,9 @@ def test_every_option_reaches_the_job(job_of) -> None:
         "--replicas", "1..8",
         "--tensor-parallel", "2", "--dtype", "float32", "--device", "cpu",
         "--max-model-len", "512", "--max-tokens", "7", "--temperature", "0.5", "--top-p", "0.9",
-        "--top-k", "40", "--seed", "3", "--stop", "a", "--stop", "b", "--ignore-eos",
+        "--on-bad-file", "quarantine", "--s3-endpoint", "http://127.0.0.1:9000",
+        "--s3-profile", "lab", "--top-k", "40", "--seed", "3",
+        "--stop", "a", "--stop", "b", "--ignore-eos",
     )  # fmt: skip
     assert job == JobSpec(
         input="a/*.parquet",
@@ -67,6 +69,8 @@ def test_every_option_reaches_the_job(job_of) -> None:
         limit=10,
         unit_rows=5,
         max_error_rate=0.1,
+        on_bad_file="quarantine",
+        s3={"endpoint": "http://127.0.0.1:9000", "profile": "lab"},
         resources={
             "replicas": "1..8",
             "tensor_parallel": 2,
@@ -127,6 +131,10 @@ def test_a_falsy_value_is_no_missing_value(job_of) -> None:
     assert job.tasks.generate == SamplingParams(temperature=0.0, seed=0, top_k=0)
 
 
+def test_anonymous_is_a_flag(job_of) -> None:
+    assert job_of("classify", *PROMPT, "--s3-anonymous").s3.anonymous
+
+
 def test_keep_star_is_every_column(job_of) -> None:
     assert job_of("classify", *PROMPT, "--keep", "*").keep == "*"
 
@@ -184,6 +192,8 @@ def test_run_reads_the_job_file(gemmaray: Command, launched, tmp_path: Path) -> 
         (["score-labels", *PROMPT, "--labels", "one"], "labels"),
         (["tag", *PROMPT, "--chat"], "tag_tokens"),
         (["generate", *PROMPT, "--max-error-rate", "1.5"], "max_error_rate"),
+        (["tag", *PROMPT, "--s3-endpoint", "localhost"], "must be a URL such as"),
+        (["tag", *PROMPT, "--s3-profile", "p", "--s3-anonymous"], "contradict each other"),
         (["run", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "nowhere.yaml", "--max-error-rate", "2"], "--max-error-rate"),
         (["nonsense"], "No such command 'nonsense'"),

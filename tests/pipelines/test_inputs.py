@@ -1,21 +1,22 @@
 import base64
 import io
 import shutil
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
+import pipelines.inputs
 from pipelines import InputError
-from pipelines.inputs import (
-    Footer,
-    find_files,
-    open_parquet,
-    read_footers,
-    refuse_output_among_inputs,
-)
+from pipelines.inputs import FOOTER_THREADS, Footer, read_footers, survey
+from pipelines.listing import find_files, refuse_output_among_inputs
+from pipelines.parquet import open_parquet
 from tests.conftest import Bucket
 
 from .data import write
@@ -111,7 +112,9 @@ def test_every_bad_file_is_named_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         footers(tmp_path)
     lines = str(error.value).splitlines()
-    assert lines[0] == "7 of 8 input files can't be used:"
+    assert lines[0] == (
+        "7 of 8 input files can't be used (on_bad_file: quarantine goes on without them):"
+    )
     found = {Path(line.split()[0]).stem: line for line in lines[1:]}
     assert "is empty (0 bytes)" in found["empty"]
     assert "is no Parquet file, or cut off" in found["text"]
@@ -200,3 +203,90 @@ def test_an_output_beside_the_inputs_is_fine(tmp_path: Path) -> None:
         files = find_files([str(pattern)])
         refuse_output_among_inputs([str(pattern)], files, str(tmp_path / "data-out"))
     shutil.rmtree(tmp_path / "data")
+
+
+def test_damaged_files_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.parquet", ROWS).read_bytes()
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "lines.jsonl.gz").write_bytes(b"x")
+    (tmp_path / "cut.parquet").write_bytes(good[:-9])
+    files = find_files([str(tmp_path / "*")])
+    found = survey(files, None, quarantine=True)
+    assert [footer.file.name for footer in found.footers] == ["good.parquet"]
+    cut, empty, lines = found.quarantined
+    assert (cut.name, cut.path) == ("cut.parquet", str(tmp_path / "cut.parquet"))
+    assert (cut.size, cut.reason) == (len(good) - 9, "is no Parquet file, or cut off")
+    assert cut.version.startswith("mtime ")
+    assert (empty.size, empty.reason) == (0, "is empty (0 bytes)")
+    assert lines.name == "lines.jsonl.gz"
+    assert lines.reason.startswith("can't be read: ")
+
+
+def test_a_quarantine_of_all_files_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="1 of 1 input files can't be used:"):
+        survey(find_files([str(tmp_path)]), None, quarantine=True)
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [OSError(5, "Input/output error"), PermissionError(13, "denied"), TimeoutError(110, "")],
+)
+def test_an_outage_is_never_a_reason_to_leave_a_file_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outage: OSError
+) -> None:
+    write(tmp_path / "a.parquet", ROWS)
+    write(tmp_path / "b.parquet", ROWS)
+    files = find_files([str(tmp_path)])
+    open_input = pipelines.inputs.open_input
+
+    def fail(path: str, *arguments: Any) -> Any:
+        if path.endswith("b.parquet"):
+            raise outage
+        return open_input(path, *arguments)
+
+    monkeypatch.setattr(pipelines.inputs, "open_input", fail)
+    with pytest.raises(InputError, match="1 of 2 input files can't be used:"):
+        survey(files, None, quarantine=True)
+
+
+def _links(folder: Path, count: int) -> None:
+    original = write(folder / "f00000.parquet", ROWS)
+    for number in range(1, count):
+        (folder / f"f{number:05d}.parquet").hardlink_to(original)
+
+
+def test_many_files_are_looked_at_side_by_side_but_not_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _links(tmp_path, 100)
+    files = find_files([str(tmp_path)])
+    inspect, lock = pipelines.inputs.inspect_parquet, threading.Lock()
+    at_work: list[int] = [0]
+    most = 0
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal most
+        with lock:
+            at_work[0] += 1
+            most = max(most, at_work[0])
+        time.sleep(0.01)
+        try:
+            return inspect(*arguments)
+        finally:
+            with lock:
+                at_work[0] -= 1
+
+    monkeypatch.setattr(pipelines.inputs, "inspect_parquet", slow)
+    found = read_footers(files, None)
+    assert [footer.file.name for footer in found] == [f"f{n:05d}.parquet" for n in range(100)]
+    assert 4 <= most <= FOOTER_THREADS
+
+
+@pytest.mark.slow
+def test_ten_thousand_files(tmp_path: Path) -> None:
+    _links(tmp_path, 10_000)
+    before = len(psutil.Process().open_files())
+    found = read_footers(find_files([str(tmp_path)]), None)
+    assert sum(footer.file.rows for footer in found) == 30_000
+    assert len(psutil.Process().open_files()) <= before + FOOTER_THREADS

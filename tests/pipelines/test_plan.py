@@ -13,13 +13,17 @@ from pipelines.job import Resources
 from pipelines.placement import place
 from pipelines.plan import (
     PLAN_NAME,
+    QUARANTINE_NAME,
     Plan,
     Unit,
     join_or_start,
     make_plan,
     part_units,
+    planned_files,
+    record_quarantine,
     row_seed,
 )
+from pipelines.quarantine import BadFile
 from pipelines.storage import LocalStore
 
 CPUS = {"CPU": 128.0}
@@ -83,7 +87,18 @@ def test_units_are_shorter_where_rows_take_longer() -> None:
 
 
 def test_a_plan_survives_its_file() -> None:
-    made = plan(25, 0, 3)
+    bad = BadFile("bad.parquet", "/in/bad.parquet", 0, "mtime 1", "is empty (0 bytes)")
+    lines = replace(
+        files(9)[0],
+        name="lines.jsonl",
+        format="jsonl",
+        stride=4,
+        offsets=(0, 40, 80),
+        columns=(("text", "text"), ("n", "an integer")),
+        partitions=(("day", "int64", "7"), ("lang", "string", None)),
+    )
+    made = replace(plan(25, 0, 3, 9), quarantine=(bad,))
+    made = replace(made, files=(*made.files[:3], lines))
     again = Plan.from_json(made.to_json())
     assert again == made
     assert again.id == made.id
@@ -96,6 +111,74 @@ def test_the_id_depends_on_everything_but_where_the_inputs_lie() -> None:
     assert replace(made, fingerprint={"model": "abd"}).id != made.id
     moved = tuple(replace(file, path="s3://elsewhere") for file in made.files)
     assert replace(made, files=moved).id == made.id
+
+
+BAD = BadFile("f1.parquet", "/in/f1.parquet", 5, "mtime 1", "is encrypted")
+
+
+def test_a_quarantined_file_is_part_of_the_plan_but_not_how_its_fault_is_worded() -> None:
+    made = plan(25, quarantine=[BAD])
+    assert made.id != plan(25).id
+    for same in (replace(BAD, path="s3://elsewhere"), replace(BAD, reason="can't be read")):
+        assert plan(25, quarantine=[same]).id == made.id
+    assert plan(25, quarantine=[replace(BAD, size=6)]).id != made.id
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (
+            plan(25, quarantine=[BAD]),
+            plan(25, 3),
+            "input f1.parquet: it was quarantined since it is encrypted; now it can be read",
+        ),
+        (
+            plan(25, 3),
+            plan(25, quarantine=[BAD]),
+            "input f1.parquet: it could be read; now it is encrypted",
+        ),
+        (plan(25, quarantine=[BAD]), plan(25), "input f1.parquet: it is gone"),
+        (plan(25), plan(25, quarantine=[BAD]), "input f1.parquet: it is new"),
+        (
+            plan(25, quarantine=[BAD]),
+            plan(25, quarantine=[replace(BAD, size=6)]),
+            "input f1.parquet: size: was 5, is 6",
+        ),
+    ],
+)
+def test_a_change_in_the_quarantine_is_a_changed_input(
+    tmp_path: Path, before: Plan, after: Plan, line: str
+) -> None:
+    store = LocalStore(str(tmp_path))
+    join_or_start(store, before, unit_rows_given=False)
+    assert planned_files(store) == before.files
+    with pytest.raises(PlanMismatch) as error:
+        join_or_start(store, after, unit_rows_given=False)
+    assert str(error.value).splitlines()[1:] == [f"  {line}"]
+
+
+def test_the_same_bad_files_join_and_are_written_down(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    made, _ = join_or_start(store, plan(25, quarantine=[BAD]), unit_rows_given=False)
+    again = plan(25, quarantine=[replace(BAD, reason="is locked")])
+    assert join_or_start(store, again, unit_rows_given=False) == (made, True)
+    record_quarantine(store, made)
+    record_quarantine(store, plan(25))
+    (entry,) = json.loads(store.read(QUARANTINE_NAME))
+    assert entry == {
+        "name": "f1.parquet",
+        "path": "/in/f1.parquet",
+        "size": 5,
+        "version": "mtime 1",
+        "reason": "is encrypted",
+    }
+
+
+def test_without_a_plan_no_files_are_known(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    assert planned_files(store) == ()
+    store.put_if_absent(PLAN_NAME, b"{")
+    assert planned_files(store) == ()
 
 
 def test_strays_of_other_plans_are_not_this_plans_parts() -> None:

@@ -182,6 +182,16 @@ def test_kept_columns_are_set_aside_as_they_are() -> None:
     assert (unit_of(packet), file_name_of(packet)) == (Unit(3, 40, 41), "b.parquet")
 
 
+def test_kept_views_lose_invalid_text() -> None:
+    raw = pa.array([b"ok", b"\xff", b"more than twelve bytes", None], pa.binary_view())
+    bad = pa.Array.from_buffers(pa.string_view(), 4, raw.buffers(), raw.null_count)
+    kept = pa.schema([pa.field("k", bad.type)])
+    table = pa.table({"text": ["a"] * 4, "k": bad})
+    packet = preparer(spec(), kept=kept).packet(UnitRows(Unit(0, 0, 4), table, {}), "a")
+    assert unpacked(packet, KEPT)["k"].to_pylist() == ["ok", None, "more than twelve bytes", None]
+    assert unpacked(packet, PROMPTS)["error"].is_null().to_pylist() == [True, False, True, True]
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_kept_text_that_is_not_utf8_becomes_null_with_an_error(*, nested: bool) -> None:
     bad = invalid_text(b"ok", b"\xff", b"fine")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import InputError
-from pipelines.inputs import InputFile, find_files, read_footers
+from pipelines.inputs import InputFile, read_footers
+from pipelines.listing import find_files
 from pipelines.plan import Unit
 from pipelines.reader import UnitRows, read_units
 

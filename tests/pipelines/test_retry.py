@@ -18,7 +18,7 @@ from pipelines.errors import RowKilledProcess
 from pipelines.packet import PROMPTS, make_packet, result_table, rows_of, unit_of, unpacked
 from pipelines.plan import Unit
 from pipelines.prepare import PROMPT_SCHEMA
-from pipelines.reader import UnitRows
+from pipelines.reader import PLAIN, UnitRows
 from pipelines.retry import FailedRows, MendedParts
 from pipelines.schema import output_schema
 from pipelines.storage import Store, open_store
@@ -168,6 +168,7 @@ class Maker:
     """Keeps the rows that it is asked to prepare."""
 
     columns = ("text",)
+    read = PLAIN
 
     def __init__(self) -> None:
         self.rows: list[UnitRows] = []

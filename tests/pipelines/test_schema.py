@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines import InputError, JobSpec
-from pipelines.inputs import find_files, read_footers
+from pipelines.inputs import read_footers
+from pipelines.listing import find_files
 from pipelines.prompts import PromptSource
 from pipelines.schema import check_columns, output_schema, read_columns
 from pipelines.tasks import JobTasks

@@ -10,8 +10,10 @@ from model.errors import PromptError
 from pipelines import InputError, JobError
 from pipelines.commit import Receipt
 from pipelines.plan import Unit
-from pipelines.stream import UNITS_PER_READ, _runs
+from pipelines.stream import READS_PER_GROUP, UNITS_PER_READ, _runs
 from pipelines.watch import ReceiptThread, Result, check_snapshot, explained
+
+from .test_plan import plan
 
 RECEIPT = Receipt("p", (0, 0, 9), ("f", "v", "d"), "a", 9, 0, 1, 1)
 
@@ -104,8 +106,16 @@ def test_failures_are_one_line(error: RayError, message: str) -> None:
 
 
 def test_runs_of_units_have_no_gaps_and_one_file() -> None:
+    job = plan(1000, 1000)
     units = [Unit(0, 0, 5), Unit(0, 5, 10), Unit(0, 15, 20), Unit(1, 0, 5), Unit(1, 5, 7)]
-    assert list(_runs(units)) == [units[:2], units[2:3], units[3:]]
+    assert list(_runs(units, job)) == [units[:2], units[2:3], units[3:]]
     many = [Unit(0, n, n + 1) for n in range(UNITS_PER_READ + 3)]
-    assert [len(run) for run in _runs(many)] == [UNITS_PER_READ, 3]
-    assert list(_runs([])) == []
+    assert [len(run) for run in _runs(many, job)] == [UNITS_PER_READ, 3]
+    assert list(_runs([], job)) == []
+
+
+def test_runs_are_longer_where_row_groups_are_large() -> None:
+    job = plan(100_000)
+    runs = list(_runs(job.units(), job))
+    assert len(runs) == READS_PER_GROUP
+    assert {len(run) for run in runs} == {100_000 // job.unit_rows // READS_PER_GROUP}
