@@ -33,6 +33,11 @@ class Receipt:
         failed: rows whose error is filled.
         prompt_tokens: of all its rows.
         completion_tokens: likewise.
+        begun: when a replica began with it, in unix seconds; 0 where that was not recorded.
+        finished: when its last row was answered, likewise.
+        replica: which replica that was.
+        latencies: rows by the time from submit to answer: index i counts those of [2^i, 2^(i+1))
+            ms, index 0 also the shorter ones.
     """
 
     plan: str
@@ -43,6 +48,10 @@ class Receipt:
     failed: int
     prompt_tokens: int
     completion_tokens: int
+    begun: float = 0.0
+    finished: float = 0.0
+    replica: str = ""
+    latencies: tuple[int, ...] = ()
 
     def to_json(self) -> bytes:
         """Spell it out for a footer."""
@@ -52,7 +61,9 @@ class Receipt:
     def from_json(cls, data: bytes) -> Self:
         """Read what to_json wrote. Raises ValueError or TypeError for anything else."""
         values = json.loads(data)
-        return cls(**{**values, "unit": tuple(values["unit"]), "source": tuple(values["source"])})
+        values["latencies"] = values.get("latencies", ())
+        lists = {name: tuple(values[name]) for name in ("unit", "source", "latencies")}
+        return cls(**{**values, **lists})
 
 
 def commit(store: Store, plan: Plan, unit: Unit, table: pa.Table) -> Receipt:

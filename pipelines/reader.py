@@ -94,13 +94,13 @@ def _group_pieces(
                 return
         reason = f"row group {group} holds {at} rows, its footer says {file.groups[group]}"
     except (pa.ArrowException, OSError) as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
         reason = f"row group {group} can't be read: {' '.join(str(error).split())}"
     yield _Unreadable(high - max(low, at), reason)
 
 
-def _is_damage(error: Exception) -> bool:
+def is_damage(error: Exception) -> bool:
     """Tell a damaged page, which stays so, from a file that can't be reached just now.
 
     Arrow's own findings carry no errno; those of the system, and of s3fs, do.
