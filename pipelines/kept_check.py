@@ -1,7 +1,7 @@
 """The kept columns of parts, cell by cell beside the rows of the input that they came from."""
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -14,14 +14,21 @@ from .errors import StorageError
 from .inputs import InputFile
 from .output import DamagedPartError, Output
 from .plan import Unit
-from .reader import UnitRows, read_units
+from .reader import UnitRows
+
+# How rows of one file are read: as pipelines.reader.read_units does it.
+Read = Callable[[InputFile, Sequence[Unit], Sequence[str]], Iterator[UnitRows]]
 
 # What is held of a part and of its input at a time.
 SLICE_ROWS = 4096
 
 
 def kept_faults(
-    output: Output, run: Sequence[Unit], parts: Collection[Unit], kept: Sequence[str]
+    output: Output,
+    run: Sequence[Unit],
+    parts: Collection[Unit],
+    kept: Sequence[str],
+    read: Read,
 ) -> Iterator[tuple[Unit, list[str]]]:
     """Compare some parts with the input.
 
@@ -30,6 +37,7 @@ def kept_faults(
         run: units of one file that follow each other without a gap.
         parts: those of them to compare; each part holds its unit's rows in their order.
         kept: the columns to compare.
+        read: reads the input.
 
     Yields:
         Each of `parts`, and what is wrong with it.
@@ -39,9 +47,8 @@ def kept_faults(
         StorageError: something can't be reached.
     """
     slices = {unit: _slices(unit) for unit in run}
-    source = _source(
-        output.plan.files[run[0].file], [piece for unit in run for piece in slices[unit]], kept
-    )
+    file = output.plan.files[run[0].file]
+    source = _source(file, [piece for unit in run for piece in slices[unit]], kept, read)
     for unit in run:
         rows = islice(source, len(slices[unit]))
         if unit in parts:
@@ -54,11 +61,13 @@ def _slices(unit: Unit) -> list[Unit]:
     return [Unit(unit.file, start, min(start + SLICE_ROWS, unit.last)) for start in starts]
 
 
-def _source(file: InputFile, slices: Sequence[Unit], kept: Sequence[str]) -> Iterator[UnitRows]:
+def _source(
+    file: InputFile, slices: Sequence[Unit], kept: Sequence[str], read: Read
+) -> Iterator[UnitRows]:
     if not slices:
         return
     try:
-        yield from read_units(file, slices, kept)
+        yield from read(file, slices, kept)
     except (OSError, BotoCoreError, pa.ArrowException) as error:
         raise StorageError(f"{file.path} can't be read: {error}") from error
 

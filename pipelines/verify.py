@@ -185,7 +185,7 @@ class _Checker:
         tally = _Tally(units=len(run))
         aligned = {unit for unit in run if self._is_aligned(unit, tally)}
         if aligned and tally.kept and run[0].file in self._readable:
-            for unit, faults in kept_faults(self._output, run, aligned, tally.kept):
+            for unit, faults in kept_faults(self._output, run, aligned, tally.kept, read_units):
                 tally.note(self._output.plan.part_name(unit), *faults)
                 tally.compared += unit.rows
         return tally
