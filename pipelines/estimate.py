@@ -115,7 +115,8 @@ def estimate(
         tokens_per_s: of the whole job, if somebody knows it.
         like: what a job like this one reached.
     """
-    replicas, basis = placement.most, "bound"
+    replicas = placement.most
+    basis: Basis = "bound"
     if tokens_per_s is not None:
         rate, detail = tokens_per_s, "at the rate given"
         basis = "given"
