@@ -120,8 +120,8 @@ def _sample(found: Preflight) -> Iterator[str]:
     good, bad = len(sample.good), sample.rows - len(sample.good)
     yield _line("sample", f"{counted(sample.rows, 'row')} (seed {sample.seed}): {good:,} good")
     if bad:
-        about = round(bad * found.plan.total_rows / sample.rows)
-        yield _line("", f"{bad:,} bad, {share(bad, sample.rows)}: about {about:,} rows of the job")
+        about = counted(round(bad * found.plan.total_rows / sample.rows), "row")
+        yield _line("", f"{bad:,} bad, {share(bad, sample.rows)}: about {about} of the job")
     over_long = sum(item.count for item in sample.bad if item.over_long)
     if over_long:
         yield _line("", f"{over_long:,} of these are too long")

@@ -107,25 +107,25 @@ def draw(plan: Plan, rows: int, rng: random.Random) -> list[Unit]:
         ]
     ends = list(accumulate(plan.rows))
     count = rows // STRETCH
-    chosen: set[tuple[int, int]] = set()
+    chosen: set[Unit] = set()
     for number in range(count):
         low, high = (plan.total_rows * n // count for n in (number, number + 1))
         place = rng.randrange(low, high)
         index = bisect_right(ends, place)
         row = place - (ends[index] - plan.rows[index])
-        chosen.add((index, _within_reach(plan.files[index], row, rng) // STRETCH))
-    return [
-        Unit(index, stretch * STRETCH, min((stretch + 1) * STRETCH, plan.rows[index]))
-        for index, stretch in sorted(chosen)
-    ]
+        chosen.add(_stretch(plan, index, row, rng))
+    return sorted(chosen)
 
 
-def _within_reach(file: InputFile, row: int, rng: random.Random) -> int:
-    """Move a row that lies deep in a row group nearer to the group's start."""
-    ends = list(accumulate(file.groups))
+def _stretch(plan: Plan, index: int, row: int, rng: random.Random) -> Unit:
+    """Choose the stretch that holds a row; where that lies too deep in its row group, another."""
+    groups = plan.files[index].groups
+    ends = list(accumulate(groups))
     group = bisect_right(ends, row)
-    start = ends[group] - file.groups[group]
-    return row if row - start < REACH else start + rng.randrange(REACH)
+    start = ends[group] - groups[group]
+    within = row - start if row - start < REACH else rng.randrange(REACH)
+    first = start + within // STRETCH * STRETCH
+    return Unit(index, first, min(first + STRETCH, ends[group], plan.rows[index]))
 
 
 def _cells(file: InputFile, unit: Unit, preparer: Preparer) -> Sequence[dict[str, Any]]:

@@ -101,9 +101,10 @@ def moments(receipts: Sequence[Receipt], count: int) -> list[Moment]:
     timed = [receipt for receipt in receipts if _is_timed(receipt)]
     if not timed:
         return []
-    begun = np.array([receipt.begun for receipt in timed])
-    finished = np.array([receipt.finished for receipt in timed])
-    edges = np.linspace(begun.min(), finished.max(), count + 1)
+    start = min(receipt.begun for receipt in timed)
+    begun = np.array([receipt.begun - start for receipt in timed])
+    finished = np.array([receipt.finished - start for receipt in timed])
+    edges = np.linspace(0.0, finished.max(), count + 1)
     width = float(edges[1] - edges[0])
     rates = [
         np.diff(_done_by(edges, begun, finished, amounts)) / width
@@ -116,7 +117,7 @@ def moments(receipts: Sequence[Receipt], count: int) -> list[Moment]:
     _, replicas = np.unique([receipt.replica for receipt in timed], return_inverse=True)
     return [
         Moment(
-            float(low - edges[0]),
+            float(low),
             *(float(rate[index]) for rate in rates),
             replicas=np.unique(replicas[(begun < high) & (finished > low)]).size,
         )
