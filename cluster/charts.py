@@ -4,7 +4,7 @@ All places are in the units of a chart's own box, WIDTH by HEIGHT with the origi
 Each chart brings its numbers along as a table, for those who can't see it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -119,7 +119,7 @@ def histogram(
 
 
 def time_series(
-    title: str, times: Sequence[str], series: dict[str, Sequence[float]], *, unit: str
+    title: str, times: Sequence[str], series: Mapping[str, Sequence[float]], *, unit: str
 ) -> Chart:
     """Draw values over time.
 

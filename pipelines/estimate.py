@@ -12,7 +12,6 @@ from .timeline import throughput
 # Useful operations per second that the bound assumes: about 40 % of what an H100 can do in
 # bfloat16, and what one core with AVX-512 reaches in matmuls. Attention is left out.
 ASSUMED_FLOPS = {"cuda": 400e12, "cpu": 100e9}
-LEAST_ROWS = 1
 
 Basis = Literal["given", "like", "bound"]
 
@@ -91,7 +90,7 @@ def reached_by(url: str) -> Reached:
     return Reached(
         output=url,
         tokens_per_replica_s=found.tokens_per_replica_s,
-        completion_tokens_per_row=found.completion_tokens / max(LEAST_ROWS, found.rows),
+        completion_tokens_per_row=found.completion_tokens / max(1, found.rows),
         model=str(output.plan.fingerprint.get("model") or "") or None,
     )
 

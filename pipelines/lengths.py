@@ -10,6 +10,8 @@ import numpy.typing as npt
 # Far more than any context; what a damaged column may hold beyond it counts as this long.
 LONGEST = 1 << 20
 
+Ints = npt.NDArray[np.int64]
+
 
 class Bin(NamedTuple):
     """Lengths from `low` up to and with `high`, and how many there are of them."""
@@ -26,14 +28,14 @@ class Lengths:
         counts: how many there are of length 0, 1, 2, ... up to the longest.
     """
 
-    def __init__(self, values: Iterable[int] | npt.NDArray[np.integer] = ()) -> None:
-        self.counts: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        self.add(np.asarray(list(values) if not isinstance(values, np.ndarray) else values))
+    def __init__(self, values: Iterable[int] = ()) -> None:
+        self.counts: Ints = np.zeros(0, np.int64)
+        self.add(np.array(list(values), np.int64))
 
-    def add(self, values: npt.NDArray[np.integer]) -> None:
+    def add(self, values: Ints) -> None:
         """Count some more."""
         if len(values):
-            self._merge(np.bincount(np.clip(values, 0, LONGEST)))
+            self._merge(np.bincount(np.clip(values, 0, LONGEST)).astype(np.int64))
 
     def merge(self, other: "Lengths") -> None:
         """Count what another one has counted."""
@@ -77,7 +79,7 @@ class Lengths:
             high = max(self.longest, low + width - 1) if is_last else low + width - 1
             yield Bin(low, high, int(self.counts[low : high + 1].sum()))
 
-    def _merge(self, counts: npt.NDArray[np.integer]) -> None:
+    def _merge(self, counts: Ints) -> None:
         size = max(len(counts), len(self.counts))
         self.counts = np.pad(self.counts, (0, size - len(self.counts)))
         self.counts[: len(counts)] += counts

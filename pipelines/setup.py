@@ -9,7 +9,7 @@ import pyarrow as pa
 from .checkpoint_info import CheckpointInfo, inspect_checkpoint
 from .errors import Faults
 from .fingerprint import fingerprint
-from .inputs import InputFile, find_files, read_footers, refuse_output_among_inputs
+from .inputs import Footer, InputFile, find_files, read_footers, refuse_output_among_inputs
 from .job import JobSpec
 from .placement import Flow, Placement, flow, place
 from .plan import Plan, join_or_start, make_plan
@@ -123,7 +123,9 @@ def check(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> CheckedJob:
 
     source = PromptSource.of(spec)
     found = faults.attempt(partial(find_files, spec.input))
-    footers = kept = schema = None
+    footers: list[Footer] | None = None
+    kept: pa.Schema | None = None
+    schema: pa.Schema | None = None
     if found is not None:
         faults.attempt(partial(refuse_output_among_inputs, spec.input, found, spec.output))
         columns = read_columns(source, spec.keep)

@@ -172,7 +172,8 @@ def _receipt(parquet: pq.ParquetFile) -> Receipt:
 
 
 def _rows_at(parquet: pq.ParquetFile, places: Sequence[int]) -> list[dict[str, Any]]:
-    rows, start, left = [], 0, list(places)
+    rows: list[dict[str, Any]] = []
+    start, left = 0, list(places)
     for batch in parquet.iter_batches(BATCH_ROWS):
         while left and left[0] < start + batch.num_rows:
             rows.append(_row(batch, left.pop(0) - start))

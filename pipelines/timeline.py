@@ -106,20 +106,22 @@ def moments(receipts: Sequence[Receipt], count: int) -> list[Moment]:
     finished = np.array([receipt.finished - start for receipt in timed])
     edges = np.linspace(0.0, finished.max(), count + 1)
     width = float(edges[1] - edges[0])
-    rates = [
-        np.diff(_done_by(edges, begun, finished, amounts)) / width
+    rows, prompts, completions = (
+        np.diff(_done_by(edges, begun, finished, np.array(amounts, np.float64))) / width
         for amounts in (
-            np.array([receipt.rows for receipt in timed], np.float64),
-            np.array([receipt.prompt_tokens for receipt in timed], np.float64),
-            np.array([receipt.completion_tokens for receipt in timed], np.float64),
+            [receipt.rows for receipt in timed],
+            [receipt.prompt_tokens for receipt in timed],
+            [receipt.completion_tokens for receipt in timed],
         )
-    ]
+    )
     _, replicas = np.unique([receipt.replica for receipt in timed], return_inverse=True)
     return [
         Moment(
-            float(low),
-            *(float(rate[index]) for rate in rates),
-            replicas=np.unique(replicas[(begun < high) & (finished > low)]).size,
+            at=float(low),
+            rows=float(rows[index]),
+            prompt_tokens=float(prompts[index]),
+            completion_tokens=float(completions[index]),
+            replicas=len(np.unique(replicas[(begun < high) & (finished > low)])),
         )
         for index, (low, high) in enumerate(pairwise(edges))
     ]

@@ -126,8 +126,8 @@ def verify(
     for name in output.strays:
         tally.note(name, "is no part of this plan, but whoever reads the folder reads it too")
     gone = _unreadable(plan.files) if with_input else {}
-    readable = set(range(len(plan.files))) - gone.keys() if with_input else set()
-    checker = _Checker(output, frozenset(readable))
+    readable = frozenset(range(len(plan.files)) if with_input else ()) - gone.keys()
+    checker = _Checker(output, readable)
     total = sum(1 for _ in plan.units())
     with ThreadPoolExecutor(PART_THREADS) as pool:
         for found in pool.map(checker.check, runs(plan.files, plan.units())):

@@ -123,7 +123,8 @@ def test_plan_looks_at_a_job_and_writes_nothing(gemmaray: Command, tmp_path: Pat
     finished = gemmaray("plan", str(job), "--gpus", "0")
     assert finished.status == 0, finished.err
     for part in (
-        "1 file, 41 rows", "40 good", "1 bad, 2.4 %: about 1 row of the job", "column 'text' is empty",
+        "1 file, 41 rows", "40 good", "1 bad, 2.4 %: about 1 row of the job",
+        "column 'text' is empty",
         "parameters, bfloat16", "sequences of 8,192 tokens in flight", "ROUGH BOUND",
         "at most 320 out",
     ):  # fmt: skip
