@@ -17,7 +17,7 @@ from pipelines.errors import JobError, StorageError
 from pipelines.jobfile import load_job
 from pipelines.lengths import Lengths
 from pipelines.output import Output, open_output
-from pipelines.schema import ERROR_FIELD, SOURCE_FIELDS
+from pipelines.schema import SOURCE_FIELDS
 from pipelines.statistics import SCORE_BINS, ErrorExample, Statistics, gather, sample_rows
 from pipelines.timeline import Moment, Throughput, moments, throughput
 
@@ -29,9 +29,9 @@ SAMPLE_ROWS = 12
 MOST_VALUES = 30  # of a table of labels; the rest is summed up
 FOLDED = 240  # characters from which a text is folded
 LONGEST_TEXT = 20_000  # characters; more of a single value is cut off
-# What the page's first lines show of a row comes in this order; the rest stands in the middle.
+# Columns of a sample row that come first and last; the others stand between them.
 FIRST = tuple(field.name for field in SOURCE_FIELDS)
-LAST = ("error_class", ERROR_FIELD.name)
+LAST = ("error_class", "error")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from .equality import differing_rows, plain
 from .errors import StorageError
 from .inputs import InputFile
 from .output import DamagedPartError, Output
+from .part_check import counted
 from .plan import Unit
 from .reader import UnitRows
 
@@ -87,7 +88,7 @@ def _part_faults(
     except DamagedPartError as error:
         return [error.reason]
     return [
-        f"column {name!r} differs from the input in {len(places)} rows, the first is row "
+        f"column {name!r} differs from the input in {counted(len(places))}, the first of them row "
         f"{places[0]}"
         for name, places in differing.items()
         if places

@@ -17,9 +17,10 @@ from .errors import StorageError
 from .inputs import InputFile
 from .output import Output
 from .plan import Scalar, Unit
-from .schema import ERROR_FIELD, SOURCE_FIELDS
+from .schema import SOURCE_FIELDS
 
 BATCH_ROWS = 8192
+NEEDED = (*SOURCE_FIELDS, pa.field("error", pa.string()))
 TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens")
 
 Rows = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ class PartCheck:
 
 
 @dataclass(slots=True)
-class _Counted:
+class _Own:
     """A part's own figures, from its rows."""
 
     rows: Rows
@@ -69,16 +70,21 @@ def check_part(output: Output, unit: Unit) -> PartCheck:
         if lacking := _lacking(schema):
             return PartCheck(0, 0, (), aligned=False, faults=(f"it has no {lacking}",))
         kept = schema.names[: schema.get_field_index(SOURCE_FIELDS[0].name)]
-        counted = _count(parquet, file)
-    faults = list(row_faults(counted.rows, unit.first, unit.last))
-    if counted.elsewhere:
-        faults.append(f"{counted.elsewhere} rows are not of {file.name}")
+        own = _count(parquet, file)
+    faults = list(row_faults(own.rows, unit.first, unit.last))
+    if own.elsewhere:
+        faults.append(f"it holds {counted(own.elsewhere)} not of {file.name}")
     fields = [schema.field(i) for i in range(len(kept))]
     faults += _kept_faults(fields, plan.fingerprint.get("keep"))
-    receipt = _receipt_faults(footer.get(PART_KEY, b""), _expected(output, unit, counted))
-    _, times = np.unique(_inside(counted.rows, unit.first, unit.last), return_counts=True)
-    rows = int((times == 1).sum()) if not counted.elsewhere else 0
-    return PartCheck(rows, counted.failed, tuple(kept), not faults, (*faults, *receipt))
+    receipt = _receipt_faults(footer.get(PART_KEY, b""), _expected(output, unit, own))
+    _, times = np.unique(_inside(own.rows, unit.first, unit.last), return_counts=True)
+    rows = int((times == 1).sum()) if not own.elsewhere else 0
+    return PartCheck(rows, own.failed, tuple(kept), not faults, (*faults, *receipt))
+
+
+def counted(rows: int) -> str:
+    """Write a number of rows."""
+    return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
 
 
 def row_faults(rows: Rows, first: int, last: int) -> Iterator[str]:
@@ -90,13 +96,13 @@ def row_faults(rows: Rows, first: int, last: int) -> Iterator[str]:
     found, times = np.unique(inside, return_counts=True)
     missing, doubled = np.setdiff1d(expected, found), found[times > 1]
     if len(missing):
-        yield f"{len(missing)} rows are missing, the first is row {missing[0]}"
+        yield f"it lacks {counted(len(missing))}, the first of them row {missing[0]}"
     if len(doubled):
-        yield f"{len(doubled)} rows are there more than once, the first is row {doubled[0]}"
+        yield f"it holds {counted(len(doubled))} twice or more, the first of them row {doubled[0]}"
     if len(rows) > len(inside):
-        yield f"{len(rows) - len(inside)} rows do not belong into this part"
+        yield f"it holds {counted(len(rows) - len(inside))} of other units"
     if len(missing) + len(doubled) + len(rows) - len(inside) == 0:
-        yield f"rows are out of order from row {expected[rows != expected][0]} on"
+        yield f"its rows are out of order from row {expected[rows != expected][0]} on"
 
 
 def check_success(output: Output, failed: int | None) -> Iterator[str]:
@@ -136,15 +142,15 @@ def check_success(output: Output, failed: int | None) -> Iterator[str]:
 
 
 def _lacking(schema: pa.Schema) -> str | None:
-    for field in (*SOURCE_FIELDS, ERROR_FIELD):
+    for field in NEEDED:
         found = schema.get_all_field_indices(field.name)
         if len(found) != 1 or schema.field(found[0]).type != field.type:
             return f"column {field.name!r} of type {field.type}"
     return None
 
 
-def _count(parquet: pq.ParquetFile, file: InputFile) -> _Counted:
-    names = [field.name for field in (*SOURCE_FIELDS, ERROR_FIELD)]
+def _count(parquet: pq.ParquetFile, file: InputFile) -> _Own:
+    names = [field.name for field in NEEDED]
     tokens = dict.fromkeys(TOKEN_COLUMNS, 0)
     present = [name for name in TOKEN_COLUMNS if name in parquet.schema_arrow.names]
     rows, elsewhere, failed = [np.empty(0, np.int64)], 0, 0
@@ -155,7 +161,7 @@ def _count(parquet: pq.ParquetFile, file: InputFile) -> _Counted:
         failed += batch.num_rows - batch.column("error").null_count
         for name in present:
             tokens[name] += pc.sum(batch.column(name)).as_py() or 0
-    return _Counted(np.concatenate(rows), elsewhere, failed, tokens)
+    return _Own(np.concatenate(rows), elsewhere, failed, tokens)
 
 
 def _inside(rows: Rows, first: int, last: int) -> Rows:
@@ -171,15 +177,15 @@ def _kept_faults(fields: list[pa.Field], planned: Scalar) -> Iterator[str]:
         yield f"its kept columns are ({spelled}), the plan's are ({planned})"
 
 
-def _expected(output: Output, unit: Unit, counted: _Counted) -> dict[str, Any]:
+def _expected(output: Output, unit: Unit, own: _Own) -> dict[str, Any]:
     file = output.plan.files[unit.file]
     return {
         "plan": output.plan.id,
         "unit": (unit.file, unit.first, unit.last),
         "source": (file.name, file.version, file.footer),
-        "rows": len(counted.rows),
-        "failed": counted.failed,
-        **counted.tokens,
+        "rows": len(own.rows),
+        "failed": own.failed,
+        **own.tokens,
     }
 
 

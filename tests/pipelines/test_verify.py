@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines import InputError, JobError
 from pipelines.commit import SUCCESS_NAME
 from pipelines.inputs import InputFile
-from pipelines.part_check import row_faults
+from pipelines.part_check import counted, row_faults
 from pipelines.plan import PLAN_NAME, Unit
 from pipelines.verify import UNITS_PER_RUN, runs, verify
 from tests.conftest import Bucket
@@ -143,17 +143,17 @@ def foreign_mark(made: Made, unit: Unit) -> None:
 
 SPOILS: dict[Callable[[Made, Unit], None], str] = {
     unlink: "is missing",
-    remove_row: "1 rows are missing, the first is row 19",
+    remove_row: "it lacks 1 row, the first of them row 19",
     remove_row_quietly: "its receipt says rows 16, but it is 15",
-    double_row: "1 rows are there more than once, the first is row 19",
-    replace_row: "1 rows are missing, the first is row 19",
-    swap_rows: "rows are out of order from row 16 on",
-    swap_identities: "rows are out of order from row 16 on",
-    another_file: "1 rows are not of f0.parquet",
+    double_row: "it holds 1 row twice or more, the first of them row 19",
+    replace_row: "it lacks 1 row, the first of them row 19",
+    swap_rows: "its rows are out of order from row 16 on",
+    swap_identities: "its rows are out of order from row 16 on",
+    another_file: "it holds 1 row not of f0.parquet",
     drop_kept: "its kept columns are (id: int32, text: string",
     drop_identity: "it has no column 'source_row' of type int64",
     another_plan: f"its receipt says plan {'0' * 64}",
-    another_unit: "16 rows are missing, the first is row 16",
+    another_unit: "it lacks 16 rows, the first of them row 16",
     wrong_receipt: "its receipt says failed 9, but it is",
     wrong_tokens: "its receipt says completion_tokens 1",
     no_receipt: "it has no receipt that can be read",
@@ -214,7 +214,8 @@ def test_a_changed_cell_is_found_by_the_input_alone(made: Made, column: str, val
     (finding,) = verify(made.url).findings
     assert finding.where == made.plan.part_name(unit)
     assert (
-        finding.what == f"column {column!r} differs from the input in 1 rows, the first is row 19"
+        finding.what
+        == f"column {column!r} differs from the input in 1 row, the first of them row 19"
     )
     assert verify(made.url, with_input=False).proven
 
@@ -226,7 +227,7 @@ def test_kept_columns_of_two_rows_that_changed_places_are_found(made: Made) -> N
     swapped = table["text"].take(pa.array([1, 0, *range(2, 16)]))
     made.rewrite(unit, table.set_column(at, table.schema.field(at), swapped))
     (finding,) = verify(made.url).findings
-    assert finding.what == "column 'text' differs from the input in 2 rows, the first is row 0"
+    assert finding.what == "column 'text' differs from the input in 2 rows, the first of them row 0"
 
 
 def test_several_faults_are_all_found(made: Made) -> None:
@@ -247,7 +248,7 @@ def test_text_that_was_nulled_is_equal_to_what_it_was(tmp_path: Path) -> None:
     )
     unit = made.units[0]
     (finding,) = verify(made.url).findings
-    assert finding.what == "column 'text' differs from the input in 4 rows, the first is row 0"
+    assert finding.what == "column 'text' differs from the input in 4 rows, the first of them row 0"
     nulled = pa.array([None, "x"] * 4, pa.string())
     made.rewrite(unit, made.table(unit).set_column(0, "text", nulled))
     assert verify(made.url).proven
@@ -319,17 +320,13 @@ def test_rows_have_faults_exactly_if_they_are_not_the_expected(
     expected = list(range(first, first + count))
     faults = list(row_faults(np.array(rows, np.int64), first, first + count))
     assert bool(faults) == (rows != expected)
-    counted = Counter(rows)
-    missing = [row for row in expected if not counted[row]]
-    doubled = [row for row in expected if counted[row] > 1]
-    assert any("missing" in fault for fault in faults) == bool(missing)
-    assert any("more than once" in fault for fault in faults) == bool(doubled)
-    if missing:
-        assert f"{len(missing)} rows are missing, the first is row {missing[0]}" in faults
-    if doubled:
-        assert f"{len(doubled)} rows are there more than once, the first is row {doubled[0]}" in (
-            faults
-        )
+    times = Counter(rows)
+    missing = [row for row in expected if not times[row]]
+    doubled = [row for row in expected if times[row] > 1]
+    lacks = f"it lacks {counted(len(missing))}, the first of them row {[*missing, None][0]}"
+    holds = f"it holds {counted(len(doubled))} twice or more, the first of them row"
+    assert (lacks in faults) == bool(missing)
+    assert (f"{holds} {[*doubled, None][0]}" in faults) == bool(doubled)
 
 
 @given(
