@@ -12,6 +12,7 @@ from functools import partial
 import psutil
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
+from .check import CheckedJob, check
 from .errors import Faults, StorageError
 from .estimate import Estimate, Reached, Work, estimate, reached_by
 from .footprint import CacheRoom, Weights, cache_room, gpus_here, memory_here, weigh
@@ -20,7 +21,6 @@ from .output import open_output
 from .plan import Plan, join
 from .prepare import Preparer
 from .sample import SAMPLE_ROWS, Sample, take_sample
-from .setup import CheckedJob, check
 from .storage import open_store
 
 CPUS_PER_GPU = 8

@@ -1,6 +1,8 @@
 """The commands that only read: what they print, and how they end."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,15 @@ from tests.pipelines.outputs import Made, make_output
 from tests.pipelines.test_verify import unlink
 
 from .conftest import Command
+
+
+def test_none_of_them_brings_ray_along() -> None:
+    modules = "cluster.preflight_text, cluster.job_status, cluster.verifying, cluster.report_page"
+    code = f"import {modules}, sys; print(*sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "ray" not in finished.stdout.split()
 
 
 @pytest.fixture
