@@ -204,8 +204,9 @@ class _Checker:
         tally.note(name, *part.faults)
         tally.rows += part.rows
         tally.failed += part.failed
-        tally.kept = tally.kept or part.kept
-        return part.aligned and part.kept == tally.kept
+        if part.aligned:
+            tally.kept = tally.kept or part.kept
+        return part.aligned
 
 
 def _is_full(run: Sequence[Unit], file: InputFile) -> bool:
