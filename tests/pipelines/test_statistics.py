@@ -74,8 +74,8 @@ def test_a_sample_is_of_whole_rows_and_the_same_each_time(tmp_path: Path) -> Non
     made = make_output(tmp_path)
     output = open_output(made.url)
     rows = sample_rows(output, 12, seed=3)
-    assert rows == sample_rows(output, 12, seed=3)
-    assert rows != sample_rows(output, 12, seed=4)
+    assert str(rows) == str(sample_rows(output, 12, seed=3))  # NaN does not equal itself
+    assert str(rows) != str(sample_rows(output, 12, seed=4))
     places = [(row["source_file"], row["source_row"]) for row in rows]
     assert places == sorted(set(places))
     for row in rows:
