@@ -36,6 +36,7 @@ GIB = 1 << 30
 
 def gemma(hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> ModelConfig:
     values = {
+        "model_type": "gemma2",
         "architectures": ["Gemma2ForCausalLM"],
         "vocab_size": 256_000,
         "hidden_size": hidden,
