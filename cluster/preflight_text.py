@@ -136,10 +136,10 @@ def _sample(found: Preflight) -> Iterator[str]:
         f"median, 95 % have at most {prompts.percentile(0.95):,}, the longest {prompts.longest:,}",
     )
     bins = prompts.bins()
-    most = max(item.count for item in bins)
-    for item in bins:
-        bar = "█" * max(1, round(BAR_WIDTH * item.count / most)) if item.count else ""
-        yield _line("", f"{f'{item.low:,} to {item.high:,}':>18} {bar} {item.count:,}")
+    most = max(part.count for part in bins)
+    for part in bins:
+        bar = "█" * max(1, round(BAR_WIDTH * part.count / most)) if part.count else ""
+        yield _line("", f"{f'{part.low:,} to {part.high:,}':>18} {bar} {part.count:,}")
 
 
 def _model(found: Preflight) -> Iterator[str]:
@@ -200,5 +200,5 @@ def _lengths(lengths: Lengths) -> dict[str, Any]:
         "median": lengths.percentile(0.5),
         "p95": lengths.percentile(0.95),
         "longest": lengths.longest,
-        "histogram": [item._asdict() for item in lengths.bins()],
+        "histogram": [dataclasses.asdict(part) for part in lengths.bins()],
     }
