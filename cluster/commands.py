@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from pipelines.job import JobSpec
+from pipelines.s3 import S3Settings
 
 from .options import (
     MAX_ERROR_RATE,
@@ -18,11 +19,17 @@ from .options import (
     JobOptions,
     Place,
     Quiet,
+    S3Options,
     Sampling,
     given,
     job_values,
 )
 from .signature import with_options
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="The folder of a job's results, local or s3://.")
+]
 
 app = typer.Typer(
     help="Gemma 2 over Parquet: generations and scores, on one machine or a Ray cluster.",
@@ -71,8 +78,10 @@ def run(
 
 
 @app.command()
+@with_options
 def retry_failed(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder of a job's results.")],
+    output: Output,
+    s3: S3Options,
     *,
     everything: Annotated[
         bool,
@@ -94,7 +103,99 @@ def retry_failed(
     """
     from .launch import retry  # noqa: PLC0415
 
-    raise typer.Exit(retry(output, everything=everything, address=address, quiet=quiet))
+    settings = S3Settings(**s3.s3_values())
+    raise typer.Exit(retry(output, settings, everything=everything, address=address, quiet=quiet))
+
+
+@app.command()
+def plan(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file.")],
+    *,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=0, help="GPUs of the node that it is to run on.", show_default="here"),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of each GPU, or of a machine without one: 80GiB.",
+            show_default="what is free here",
+        ),
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Prompt and generated tokens per second of the whole job."),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="OUTPUT", help="A job like this one, which tells how fast it was."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a job without running it: rows, lengths, errors, memory, time."""
+    from .preflight_text import plan_job  # noqa: PLC0415
+
+    spec = JobSpec.from_yaml(job)
+    speed = tokens_per_second
+    plan_job(spec, gpus=gpus, memory=memory, tokens_per_s=speed, like=like, as_json=as_json)
+
+
+@app.command()
+@with_options
+def verify(
+    output: Output,
+    s3: S3Options,
+    *,
+    no_input: Annotated[
+        bool,
+        typer.Option("--no-input", help="Leave the input alone: kept columns are not compared."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that each input row is in the output once, and its kept columns equal."""
+    from .verifying import verify_output  # noqa: PLC0415
+
+    settings = S3Settings(**s3.s3_values())
+    raise typer.Exit(verify_output(output, settings, with_input=not no_input, as_json=as_json))
+
+
+@app.command()
+@with_options
+def status(
+    output: Output,
+    s3: S3Options,
+    *,
+    full: Annotated[
+        bool, typer.Option("--full", help="Count errors in all parts, not in a sample of them.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until the job is complete.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how far a job is, from any machine that can read its output."""
+    from .job_status import show_status  # noqa: PLC0415
+
+    settings = S3Settings(**s3.s3_values())
+    show_status(output, settings, full=full, watch=watch, as_json=as_json)
+
+
+@app.command()
+@with_options
+def report(
+    output: Output,
+    s3: S3Options,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Where to write it.", show_default="named after it"),
+    ] = None,
+) -> None:
+    """Write a page about a job: speed, lengths, labels, errors, sample rows."""
+    from .report_page import write_report  # noqa: PLC0415
+
+    typer.echo(write_report(output, out, S3Settings(**s3.s3_values())))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from rich.console import Console
 
 import pipelines
 from pipelines import JobInterrupted, JobReport, JobSpec
+from pipelines.s3 import S3Settings
 
 from .connect import connected
 from .display import watching
@@ -28,7 +29,14 @@ def launch(spec: JobSpec, *, address: str | None = None, quiet: bool = False) ->
     return _launched(partial(watch, spec), address=address, quiet=quiet)
 
 
-def retry(output: str, *, everything: bool, address: str | None = None, quiet: bool = False) -> int:
+def retry(
+    output: str,
+    s3: S3Settings,
+    *,
+    everything: bool,
+    address: str | None = None,
+    quiet: bool = False,
+) -> int:
     """Compute the failed rows of an output again, and give the command's exit status.
 
     Prints and raises as `launch`.
@@ -36,7 +44,7 @@ def retry(output: str, *, everything: bool, address: str | None = None, quiet: b
 
     def work(console: Console) -> JobReport:
         with watching(console) as show:
-            return pipelines.retry_failed(output, everything=everything, on_progress=show)
+            return pipelines.retry_failed(output, s3, everything=everything, on_progress=show)
 
     return _launched(work, address=address, quiet=quiet)
 

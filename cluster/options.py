@@ -103,8 +103,36 @@ class Place:
         return all(streams)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """How S3 is reached."""
+
+    s3_endpoint: Annotated[
+        str | None,
+        _s3("Of a store that is not Amazon's.", default="AWS_ENDPOINT_URL", metavar="URL"),
+    ] = None
+    s3_profile: Annotated[
+        str | None,
+        _s3("Of the AWS configuration files.", default="AWS_PROFILE", metavar="NAME"),
+    ] = None
+    s3_anonymous: Annotated[
+        bool | None,
+        _s3("Send no credentials: for buckets that everybody may read.", "--s3-anonymous"),
+    ] = None
+
+    def s3_values(self) -> dict[str, Any]:
+        """Give what the user set, under the names of S3Settings."""
+        return given(
+            {
+                "endpoint": self.s3_endpoint,
+                "profile": self.s3_profile,
+                "anonymous": self.s3_anonymous,
+            }
+        )
+
+
 @dataclasses.dataclass(frozen=True)
-class JobOptions:
+class JobOptions(S3Options):
     """What all tasks have in common."""
 
     model: Annotated[
@@ -159,18 +187,6 @@ class JobOptions:
     on_bad_file: Annotated[
         Literal["fail", "quarantine"] | None,
         _output("Refuse a job with damaged input files, or leave them out.", default="fail"),
-    ] = None
-    s3_endpoint: Annotated[
-        str | None,
-        _s3("Of a store that is not Amazon's.", default="AWS_ENDPOINT_URL", metavar="URL"),
-    ] = None
-    s3_profile: Annotated[
-        str | None,
-        _s3("Of the AWS configuration files.", default="AWS_PROFILE", metavar="NAME"),
-    ] = None
-    s3_anonymous: Annotated[
-        bool | None,
-        _s3("Send no credentials: for buckets that everybody may read.", "--s3-anonymous"),
     ] = None
     replicas: Annotated[
         str | None,
@@ -283,18 +299,9 @@ def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict
             "unit_rows": options.unit_rows,
             "max_error_rate": options.max_error_rate,
             "on_bad_file": options.on_bad_file,
-            "s3": _s3_settings(options),
+            "s3": options.s3_values(),
         }
     )
-
-
-def _s3_settings(options: JobOptions) -> dict[str, Any]:
-    settings = {
-        "endpoint": options.s3_endpoint,
-        "profile": options.s3_profile,
-        "anonymous": options.s3_anonymous,
-    }
-    return given(settings)
 
 
 def _refuse_in_stream(options: JobOptions) -> None:

@@ -22,7 +22,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in inspect.signature(command).parameters.items():
         source = inspect.signature(groups[name]).parameters.values() if name in groups else ()
         parameters += source or [parameter.replace(annotation=hints[name])]
-    # Arguments and options without a default go first; Typer takes all of them by name.
+    # Typer takes all of them by name; arguments and options without a default go first.
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     parameters.sort(key=lambda parameter: parameter.default is not parameter.empty)
 
     def flat(**values: Any) -> None:

@@ -10,11 +10,14 @@ GemmarayError
 RowKilledProcess is a GemmarayError that is never raised: it stands in the row that it is about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from model.errors import GemmarayError
 
 SHOWN = 20
+
+T = TypeVar("T")
 
 
 class JobError(GemmarayError):
@@ -51,3 +54,27 @@ def listed(head: str, lines: Sequence[str]) -> str:
     shown = [f"  {line}" for line in lines[:SHOWN]]
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([head, *shown, *more])
+
+
+class Faults:
+    """Errors of checks that do not depend on each other, so that one message names all of them."""
+
+    def __init__(self) -> None:
+        self._errors: list[GemmarayError] = []
+
+    def attempt(self, check: Callable[[], T]) -> T | None:
+        """Give what a check returns; None, and one error more, where it fails."""
+        try:
+            return check()
+        except GemmarayError as error:
+            self._errors.append(error)
+            return None
+
+    def end(self) -> None:
+        """Raise what was found: one error as it is, several of them as a JobError."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            lines = [f"  {line}" for error in self._errors for line in str(error).splitlines()]
+            head = f"{len(self._errors)} things are wrong with this job:"
+            raise JobError("\n".join([head, *lines]))

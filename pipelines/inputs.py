@@ -61,6 +61,14 @@ class InputFile:
         return sum(self.groups)
 
     @property
+    def spans(self) -> tuple[int, ...]:
+        """Rows of each stretch that can be read without those before it."""
+        if not self.stride:
+            return self.groups
+        whole, rest = divmod(self.rows, self.stride)
+        return (*[self.stride] * whole, *([rest] if rest else []))
+
+    @property
     def span(self) -> int:
         """Rows that can be reached only by decoding all that come before them in a span."""
         return self.stride or max(self.groups, default=0)

@@ -218,6 +218,16 @@ def join_or_start(store: Store, mine: Plan, *, unit_rows_given: bool) -> tuple[P
     """
     if store.put_if_absent(PLAN_NAME, mine.to_json()):
         return mine, False
+    return join(store, mine, unit_rows_given=unit_rows_given), True
+
+
+def join(store: Store, mine: Plan, *, unit_rows_given: bool) -> Plan:
+    """Take over the plan that the output has, which must equal this one.
+
+    Raises:
+        FileNotFoundError: it has none.
+        PlanMismatch, JobError: as `join_or_start`.
+    """
     try:
         theirs = Plan.from_json(store.read(PLAN_NAME))
     except ValueError as error:
@@ -228,7 +238,7 @@ def join_or_start(store: Store, mine: Plan, *, unit_rows_given: bool) -> tuple[P
     if differences:
         head = f"{store.url} holds another job's results; undo this, or choose another output:"
         raise PlanMismatch(listed(head, differences))
-    return replace(theirs, files=mine.files), True  # the same files may lie elsewhere by now
+    return replace(theirs, files=mine.files)  # the same files may lie elsewhere by now
 
 
 def planned_files(store: Store) -> tuple[InputFile, ...]:

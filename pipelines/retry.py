@@ -29,6 +29,7 @@ from .plan import Plan, Unit
 from .reader import ReadOptions, UnitRows
 from .report import JobReport
 from .run import OnProgress, Run, ready_job
+from .s3 import ENVIRONMENT, S3Settings
 from .storage import Store, open_store
 from .stream import Maker
 
@@ -36,7 +37,11 @@ REPLACE_TRIES = 10
 
 
 def retry_failed(
-    output: str, *, everything: bool = False, on_progress: OnProgress | None = None
+    output: str,
+    s3: S3Settings = ENVIRONMENT,
+    *,
+    everything: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> JobReport:
     """Compute the failed rows of an output anew, by the job that it is from.
 
@@ -45,6 +50,7 @@ def retry_failed(
 
     Args:
         output: the folder, local or s3://.
+        s3: how S3 is reached; the environment leaves it to the job to say how the rest is.
         everything: also try rows whose error will come again, such as prompts that are too long.
         on_progress: called about twice a second, in this thread.
 
@@ -53,7 +59,8 @@ def retry_failed(
         GemmarayError: the rows can't be tried.
     """
     started = time.monotonic()
-    job = ready_job(load_job(open_store(output)).model_copy(update={"output": output}))
+    changes = {"output": output} if s3 == ENVIRONMENT else {"output": output, "s3": s3}
+    job = ready_job(load_job(open_store(output, s3)).model_copy(update=changes))
     ledger, units = Ledger(job.plan), []
     failed = retried = 0
     for receipt in each_committed(job.store, job.plan):

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from .checkpoint_info import CheckpointInfo, inspect_checkpoint
-from .fingerprint import fingerprint
-from .inputs import survey
+from .check import check
+from .checkpoint_info import CheckpointInfo
 from .job import JobSpec
 from .jobfile import save_job
-from .listing import find_files, refuse_output_among_inputs
-from .placement import Flow, Placement, flow, place
-from .plan import Plan, join_or_start, make_plan, planned_files, record_quarantine
+from .placement import Flow, Placement, flow
+from .plan import Plan, join_or_start, record_quarantine
 from .prepare import Preparer
-from .prompts import PromptSource
-from .schema import check_columns, output_schema, read_columns
 from .sink import NewParts
 from .storage import Store, open_store, parse_location, probe
 from .stream import Stream
-from .tasks import JobTasks, tasks_of
+from .tasks import JobTasks
 from .work import JobWork
 
 
@@ -82,39 +78,16 @@ def set_up(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> Job:
     Raises:
         GemmarayError: the job can't run; nothing was computed.
     """
-    placement = place(spec.resources, nodes)
-    checkpoint = inspect_checkpoint(spec)
-    tasks = tasks_of(spec, checkpoint)
-    source = PromptSource.of(spec)
-
-    files = find_files(spec.input, spec.s3)
-    refuse_output_among_inputs(spec.input, files, spec.output)
+    job = check(spec, nodes)
     store = open_store(spec.output, spec.s3)
-    found = survey(
-        files,
-        read_columns(source, spec.keep),
-        quarantine=spec.on_bad_file == "quarantine",
-        known=planned_files(store),
-        s3=spec.s3,
-    )
-    kept = check_columns(found.footers, source, spec.keep)
-    schema = output_schema(kept, tasks)
-
     probe(store)
     store.sweep()
-    mine = make_plan(
-        fingerprint(spec, checkpoint, kept),
-        [footer.file for footer in found.footers],
-        limit=spec.limit,
-        unit_rows=spec.unit_rows,
-        placement=placement,
-        seed=spec.tasks.generate.seed if spec.tasks.generate else None,
-        quarantine=found.quarantined,
-    )
-    plan, joined = join_or_start(store, mine, unit_rows_given=spec.unit_rows is not None)
-    save_job(store, _anywhere(spec, checkpoint))
+    plan, joined = join_or_start(store, job.plan(), unit_rows_given=spec.unit_rows is not None)
+    save_job(store, _anywhere(spec, job.checkpoint))
     record_quarantine(store, plan)
-    return Job(spec, checkpoint, tasks, kept, schema, store, plan, joined, placement)
+    return Job(
+        spec, job.checkpoint, job.tasks, job.kept, job.schema, store, plan, joined, job.placement
+    )
 
 
 def _anywhere(spec: JobSpec, checkpoint: CheckpointInfo) -> JobSpec:

@@ -22,7 +22,7 @@ from model.tokenizer import GemmaTokenizer, load_tokenizer
 from .admission import Admission
 from .executor import Executor, InProcess, RankGroup
 from .flight import Flight
-from .memory import count_pages, free_bytes, idle_pages, kv_share, most_pages
+from .memory import count_pages, free_bytes, idle_pages, kv_share, layer_windows, most_pages
 from .pacing import Pacer
 from .readers import PromptReader
 from .request import Prompt, Request, RequestFactory
@@ -229,10 +229,7 @@ class EngineCore:
         tokens = self.config.max_batch_tokens or (
             CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS
         )
-        windows = {
-            kind: self.model_config.sliding_window if kind == "sliding_attention" else None
-            for kind in dict.fromkeys(self.model_config.layer_types)
-        }
+        windows = layer_windows(self.model_config)
         sizing = HybridCache(0, runner.page_size, windows)
         self._free_bytes = free_bytes(runner.device)
         num_pages = count_pages(

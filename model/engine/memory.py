@@ -3,8 +3,9 @@
 import psutil
 import torch
 
+from model.config import ModelConfig
 from model.errors import ParameterError
-from model.hybrid_cache import HybridCache
+from model.hybrid_cache import HybridCache, Windows
 
 # Of what is free once the weights are in place. The rest is for activations, for other replicas
 # on the same node, and on a CPU for the page cache of the input.
@@ -57,3 +58,11 @@ def count_pages(allowed: int, bytes_per_page: int, wanted: int, least: int) -> i
 def most_pages(pages: HybridCache, max_sequences: int, max_len: int, chunk: int) -> int:
     """Return the pages that max_sequences sequences of max_len tokens fill."""
     return max_sequences * pages.demand(max_len, chunk, ())
+
+
+def layer_windows(config: ModelConfig) -> Windows:
+    """Return a model's layer groups, each with its window in tokens, None for full layers."""
+    return {
+        kind: config.sliding_window if kind == "sliding_attention" else None
+        for kind in dict.fromkeys(config.layer_types)
+    }
