@@ -25,7 +25,7 @@ from rich.table import Table
 Figures = dict[str, Any]
 
 TRIALS = {"commit": 1000, "controls": 60, "s3": 300, "driver": 50, "nodes": 60}
-ROWS = {"driver": 20_000, "nodes": 4_000}
+ROWS = {"driver": 20_000, "nodes": 4_000, "spill": 20_000}
 WORKER_SHARE, NODE_SHARE = 40 / 60, 15 / 60  # of the kills; the rest are heads
 
 
@@ -130,6 +130,13 @@ def nodes(options: argparse.Namespace) -> Iterator[Figures]:
     yield node_kills.run(workers, lost_nodes, heads, options.rows, options.seed)
 
 
+def spill(options: argparse.Namespace) -> Iterator[Figures]:
+    """Of row 7, the object store that is too small."""
+    from . import spill as spilling  # noqa: PLC0415
+
+    yield spilling.run(options.rows)
+
+
 TESTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "commit": commit,
     "controls": controls,
@@ -137,6 +144,7 @@ TESTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "failpoints": failpoints,
     "driver": driver,
     "nodes": nodes,
+    "spill": spill,
 }
 
 
@@ -166,7 +174,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="file to append the figures to, as JSON lines")
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths, with all")
     parser.add_argument("--trials", type=int, help="trials, or kills")
-    parser.add_argument("--rows", type=int, help="of the job, with driver and nodes")
+    parser.add_argument("--rows", type=int, help="of the job, with driver, nodes and spill")
     parser.add_argument("--unit-rows", type=int, default=32, help="rows per unit, with driver")
     parser.add_argument("--every", type=int, default=1, help="lines, with failpoints")
     parser.add_argument("--where", choices=["local", "s3"], help="only there, with failpoints")

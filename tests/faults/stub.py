@@ -3,13 +3,14 @@
 It is pickled by value (`shipped`), so that Ray's workers need not find this package.
 """
 
+import errno
 import hashlib
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import pyarrow as pa
 import ray
 
 import actors.replica
+import pipelines.stream
 from actors.replica import Replica
 from model.outputs import Completion, GenerationOutput, RequestOutput, RequestUpdate
 from model.tasks import Generate, Task
@@ -132,6 +134,21 @@ def shipped(journal: Path | None = None, mischief: Mischief | None = None) -> ty
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     options = {"journal": journal and str(journal), "mischief": mischief}
     return type("StubReplica", (StubReplica,), options)
+
+
+def full_disk(folder: Path, times: int) -> Callable[..., pa.Table]:
+    """Give the task that commits a packet, with a disk that is full so many times."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    whole = pipelines.stream._commit_packet
+    top = str(folder)
+
+    def commit(packet: pa.Table, **options: Any) -> pa.Table:
+        if len(list(Path(top).iterdir())) < times:
+            Path(top, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return whole(packet, **options)
+
+    return commit
 
 
 def users() -> list[Any]:
