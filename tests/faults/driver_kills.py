@@ -21,7 +21,7 @@ from .tally import contents, parts, tally
 CAUSAL_LM = ROOT / "examples" / "demo-model" / "causal-lm"
 POLL_S = 0.02
 STALLED_S = 180.0  # without a new part
-SHARE = 0.4  # of the units is spread over the lives that end by a kill
+SHARE = 0.25  # of the units is spread over the lives that end by a kill
 
 
 def job_fields(input_: Path, output: Path, unit_rows: int, **changes: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ NODES = 2  # beside the head's
 NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 # Workers that do something for the job: reading, computing or committing.
 BUSY = re.compile(r"ray::\S*(Map|Read|Replica|commit)")
-PAUSE_S = (1.0, 4.0)  # between two kills
+PAUSE_S = (0.5, 3.0)  # between two kills
 LINGERS_S = 20.0  # how long a driver may outlive its cluster's head
 STALLED_S = 240.0
 UNIT_ROWS = 16
@@ -114,6 +114,9 @@ class Chaos:
     def _delivered(self, kind: str) -> bool:
         self._until_it_gets_on()
         time.sleep(self._rng.uniform(*PAUSE_S))
+        process = self.jobs[-1].process
+        if process is None or process.poll() is not None:
+            return False  # there is nobody to be harmed
         if kind == "worker":
             return self._nodes.kill_worker(self._rng)
         if kind == "node":
