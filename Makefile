@@ -9,6 +9,8 @@
 #   make docs     write docs/cli.md anew from the command's own help
 #   make bench    measure the engine beside others (benchmarks/peers/install.sh installs them);
 #                 80 minutes on a quiet machine. BENCH=mini (2b, job): only this part
+#   make chaos    kill, stop and cut off jobs at random for an hour; docs/reliability.md says how.
+#                 ARGS="commit --trials 100" or ARGS="--scale 0.05" for less
 #   make clean    remove .venv, caches and out/
 #
 # Settings:
@@ -22,7 +24,7 @@ export PYTHON
 export CONSTRAINTS ?= constraints.txt
 bin := .venv/bin
 
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check docs bench chaos clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -54,6 +56,11 @@ bench:
 	@.ci/venv
 	@echo "[3/3] measuring"
 	@$(bin)/python benchmarks/bench.py $(BENCH) $(ARGS)
+
+chaos:
+	@.ci/venv dev
+	@echo "[3/3] delivering faults"
+	@$(bin)/python -m tests.faults.chaos --out out/chaos.jsonl $(ARGS)
 
 clean:
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

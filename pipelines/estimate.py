@@ -7,6 +7,7 @@ from .errors import JobError
 from .footprint import Weights
 from .output import open_output
 from .placement import Placement
+from .s3 import ENVIRONMENT, S3Settings
 from .timeline import throughput
 
 # Useful operations per second that the bound assumes: about 40 % of what an H100 can do in
@@ -77,13 +78,17 @@ class Estimate:
     detail: str
 
 
-def reached_by(url: str) -> Reached:
+def reached_by(url: str, s3: S3Settings = ENVIRONMENT) -> Reached:
     """Read what a job reached from its parts' receipts.
+
+    Args:
+        url: its output.
+        s3: how S3 is reached.
 
     Raises:
         JobError: it is no output, or its parts do not say when they were computed.
     """
-    output = open_output(url)
+    output = open_output(url, s3)
     found = throughput(output.receipts(output.units).values())
     if found is None:
         raise JobError(f"{url}: its parts do not say when they were computed: take another job")

@@ -99,7 +99,7 @@ def preflight(
     hardware = hardware or Hardware()
     faults = Faults()
     job = faults.attempt(partial(check, spec, [node(hardware)]))
-    reached = faults.attempt(partial(reached_by, like)) if like else None
+    reached = faults.attempt(partial(reached_by, like, spec.s3)) if like else None
     joined = faults.attempt(partial(_planned, job)) if job else None
     faults.end()
     assert job is not None

@@ -30,6 +30,8 @@ STALE_S = 24 * 3600.0
 TAKEN = {"PreconditionFailed", "412"}
 CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}
 NO_IF_MATCH = {"NotImplemented", "InvalidArgument", "501"}
+# An upload in parts that was completed already, by a request whose reply was lost.
+ENDED = {"NoSuchUpload"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,10 @@ class S3Store:
                 if isinstance(error, FileExistsError) or code in TAKEN:
                     # The reply to our own put may have been lost and the client have tried again.
                     return self.read(name) == data
-                if code not in CONFLICT or attempt == CONFLICT_RETRIES - 1:
+                if code in ENDED:
+                    with contextlib.suppress(FileNotFoundError):
+                        return self.read(name) == data
+                if code not in CONFLICT | ENDED or attempt == CONFLICT_RETRIES - 1:
                     raise
                 time.sleep(0.2 * 2**attempt)
             else:
