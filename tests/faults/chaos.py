@@ -24,7 +24,7 @@ from rich.table import Table
 
 Figures = dict[str, Any]
 
-TRIALS = {"commit": 1000, "controls": 60, "s3": 300, "driver": 50, "nodes": 60}
+TRIALS = {"commit": 1000, "controls": 60, "s3": 300, "driver": 50, "nodes": 60, "mutations": 2000}
 ROWS = {"driver": 20_000, "nodes": 4_000, "spill": 20_000}
 WORKER_SHARE, NODE_SHARE = 40 / 60, 15 / 60  # of the kills; the rest are heads
 
@@ -137,6 +137,13 @@ def spill(options: argparse.Namespace) -> Iterator[Figures]:
     yield spilling.run(options.rows)
 
 
+def mutations(options: argparse.Namespace) -> Iterator[Figures]:
+    """Row 8."""
+    from . import mutations as damage  # noqa: PLC0415
+
+    yield damage.run(options.trials)
+
+
 TESTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "commit": commit,
     "controls": controls,
@@ -145,6 +152,7 @@ TESTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "driver": driver,
     "nodes": nodes,
     "spill": spill,
+    "mutations": mutations,
 }
 
 
