@@ -12,12 +12,13 @@ from .fingerprint import fingerprint
 from .inputs import InputFile, Survey, survey
 from .job import JobSpec
 from .listing import find_files, refuse_output_among_inputs
+from .locations import Location
 from .placement import Placement, place
 from .plan import Plan, make_plan, planned_files
 from .prompts import PromptSource
 from .quarantine import BadFile
 from .schema import check_columns, output_schema, read_columns
-from .storage import Location, open_store
+from .storage import open_store
 from .tasks import JobTasks, tasks_of
 
 

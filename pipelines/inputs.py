@@ -14,12 +14,12 @@ from .errors import InputError, listed
 from .json_columns import common_schema, kinds_of
 from .jsonl import LineIndex, is_jsonl
 from .lines_file import inspect_lines
+from .locations import Location
 from .parquet import inspect_parquet
 from .partitions import Partition, partition_types, partitions_of
 from .quarantine import BadFile
 from .s3 import ENVIRONMENT, S3Settings
 from .source_file import Contents, Format, is_damage, open_input, state_of
-from .storage import Location
 
 FOOTER_THREADS = 16
 

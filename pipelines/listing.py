@@ -8,8 +8,8 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .errors import InputError
 from .jsonl import is_jsonl
+from .locations import Location, filesystem, parse_location
 from .s3 import ENVIRONMENT, S3Settings
-from .storage import Location, filesystem, parse_location
 
 # What is read of a folder.
 DATA = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$")

@@ -14,10 +14,11 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .commit import SUCCESS_NAME, Receipt, read_receipt
 from .errors import JobError, StorageError
+from .locations import filesystem, parse_location
 from .plan import PLAN_NAME, Plan, Unit, part_units
 from .s3 import ENVIRONMENT, S3Settings
 from .source_file import is_damage
-from .storage import Store, filesystem, open_store, parse_location
+from .storage import Store, open_store
 
 RECEIPT_THREADS = 16
 

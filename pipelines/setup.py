@@ -9,11 +9,12 @@ from .check import check
 from .checkpoint_info import CheckpointInfo
 from .job import JobSpec
 from .jobfile import save_job
+from .locations import parse_location
 from .placement import Flow, Placement, flow
 from .plan import Plan, join_or_start, record_quarantine
 from .prepare import Preparer
 from .sink import NewParts
-from .storage import Store, open_store, parse_location, probe
+from .storage import Store, open_store, probe
 from .stream import Stream
 from .tasks import JobTasks
 from .work import JobWork

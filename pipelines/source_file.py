@@ -6,8 +6,8 @@ from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 
+from .locations import filesystem, parse_location
 from .s3 import ENVIRONMENT, S3Settings
-from .storage import filesystem, parse_location
 
 Format = Literal["parquet", "jsonl", "batch"]
 # What is read ahead of a stream from S3.

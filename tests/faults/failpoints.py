@@ -21,9 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self
 
-import pipelines.commit
-import pipelines.plan
-import pipelines.storage
+from pipelines import commit, local_store, plan, s3_store, storage
 
 from .job import EXPECTED, SUCCESS, UNITS, Ours
 from .processes import Outcome, child_signals, end, fork, nap, outcome
@@ -31,9 +29,7 @@ from .s3_faults import clients_of, configure_client, fetched
 from .servers import client, s3_server
 from .tally import Tally, tally
 
-WATCHED = frozenset(
-    module.__file__ for module in (pipelines.commit, pipelines.plan, pipelines.storage)
-)
+WATCHED = frozenset(module.__file__ for module in (commit, local_store, plan, s3_store, storage))
 # Of the S3 client, how it puts an object in one request or in parts.
 WATCHED_ELSEWHERE = {"_pipe_file", "_abort_mpu"}
 DEADLINE_S = 60.0

@@ -11,7 +11,7 @@ import pytest
 
 import pipelines.run
 from pipelines import JobError, JobSpec, run_job
-from pipelines.storage import LocalStore
+from pipelines.local_store import LocalStore
 from tests.pipelines.data import spec, write
 
 from . import stub

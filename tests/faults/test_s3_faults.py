@@ -11,7 +11,8 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from pipelines import StorageError
-from pipelines.storage import S3Store, probe
+from pipelines.s3_store import S3Store
+from pipelines.storage import probe
 
 from .conftest import Chaos, pointed_at
 from .proxy import FAULTS

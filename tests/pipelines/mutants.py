@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 from pipelines import InputError
 from pipelines.columns import without_invalid_text
 from pipelines.inputs import read_footers
+from pipelines.locations import parse_location
 from pipelines.plan import Unit
 from pipelines.prompts import PromptSource
 from pipelines.reader import UnitRows, read_units
 from pipelines.schema import check_columns
-from pipelines.storage import parse_location
 
 from .data import spec
 

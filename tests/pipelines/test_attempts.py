@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from pipelines.attempts import FOLDER, forget, forget_all, note, noted
+from pipelines.local_store import LocalStore
 from pipelines.plan import Unit
-from pipelines.storage import LocalStore
 
 A, B = Unit(0, 0, 10), Unit(2, 40, 50)
 

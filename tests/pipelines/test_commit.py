@@ -24,8 +24,9 @@ from pipelines.commit import (
     read_receipt,
 )
 from pipelines.ledger import Ledger
+from pipelines.local_store import LocalStore
 from pipelines.plan import Plan, Unit
-from pipelines.storage import LocalStore, Store, open_store
+from pipelines.storage import Store, open_store
 from tests.conftest import Bucket
 
 from .test_plan import plan

@@ -4,8 +4,9 @@ import pytest
 
 from pipelines import JobError, JobSpec, StorageError
 from pipelines.jobfile import JOB_NAME, load_job, save_job
+from pipelines.local_store import LocalStore
 from pipelines.output import DamagedPartError, open_output
-from pipelines.storage import LocalStore, open_store
+from pipelines.storage import open_store
 from tests.conftest import Bucket
 
 from .data import spec

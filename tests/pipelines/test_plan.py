@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipelines import JobError, PlanMismatch
 from pipelines.inputs import InputFile
 from pipelines.job import Resources
+from pipelines.local_store import LocalStore
 from pipelines.placement import place
 from pipelines.plan import (
     PLAN_NAME,
@@ -24,7 +25,6 @@ from pipelines.plan import (
     row_seed,
 )
 from pipelines.quarantine import BadFile
-from pipelines.storage import LocalStore
 
 CPUS = {"CPU": 128.0}
 

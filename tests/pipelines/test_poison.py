@@ -12,7 +12,7 @@ import pipelines.stream
 from actors.replica import Replica
 from pipelines import ErrorCount, JobInterrupted, JobSpec, Progress, retry_failed, run_job
 from pipelines.attempts import noted
-from pipelines.storage import LocalStore
+from pipelines.local_store import LocalStore
 from pipelines.trials import FOLDER
 
 from .data import spec, write

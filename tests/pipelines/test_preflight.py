@@ -18,11 +18,11 @@ from pipelines.estimate import ASSUMED_FLOPS, Work, flops, reached_by
 from pipelines.footprint import cache_room, memory_here, weigh
 from pipelines.inputs import InputFile
 from pipelines.job import Resources
+from pipelines.local_store import LocalStore
 from pipelines.placement import place
 from pipelines.plan import PLAN_NAME, Plan
 from pipelines.preflight import Hardware, preflight
 from pipelines.sample import REACH, STRETCH, draw
-from pipelines.storage import LocalStore
 
 from .data import CAUSAL_LM, spec, write
 from .outputs import UNIT_S, make_output

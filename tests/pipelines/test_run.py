@@ -13,8 +13,8 @@ import pipelines.run
 from model.errors import ParameterError, TaskError
 from pipelines import JobError, JobInterrupted, PlanMismatch, Progress, run_job
 from pipelines.jobfile import load_job
+from pipelines.local_store import LocalStore
 from pipelines.setup import Job, set_up
-from pipelines.storage import LocalStore
 from tests.conftest import Bucket
 
 from .data import CLASSIFIER, invalid_text, spec, write

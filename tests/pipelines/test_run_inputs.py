@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import InputError, PlanMismatch, run_job
+from pipelines.locations import filesystem
 from pipelines.s3 import S3Settings
-from pipelines.storage import filesystem
 from tests.conftest import Bucket
 
 from .data import spec, write

@@ -12,10 +12,11 @@ from pipelines.checkpoint_info import inspect_checkpoint
 from pipelines.fingerprint import fingerprint
 from pipelines.inputs import read_footers
 from pipelines.listing import find_files
+from pipelines.locations import filesystem
 from pipelines.plan import Unit
 from pipelines.reader import ReadOptions, read_units
 from pipelines.s3 import S3Settings
-from pipelines.storage import filesystem, open_store, probe
+from pipelines.storage import open_store, probe
 from tests.conftest import Bucket
 
 from .data import spec, write

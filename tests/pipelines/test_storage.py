@@ -10,16 +10,10 @@ import s3fs
 from botocore.exceptions import ClientError
 
 from pipelines import StorageError
-from pipelines.storage import (
-    STALE_S,
-    LocalStore,
-    Location,
-    S3Store,
-    Store,
-    open_store,
-    parse_location,
-    probe,
-)
+from pipelines.local_store import STALE_S, LocalStore
+from pipelines.locations import Location, parse_location
+from pipelines.s3_store import S3Store
+from pipelines.storage import Store, open_store, probe
 from tests.conftest import Bucket
 
 

@@ -19,6 +19,7 @@ from model.outputs import (
 )
 from model.tasks import Classify, Embed, Generate, TagTokens
 from pipelines.attempts import noted
+from pipelines.local_store import LocalStore
 from pipelines.packet import (
     ANSWERS,
     PROMPTS,
@@ -37,7 +38,6 @@ from pipelines.packet import (
 from pipelines.plan import Unit, row_seed
 from pipelines.prepare import PROMPT_SCHEMA
 from pipelines.schema import output_schema
-from pipelines.storage import LocalStore
 from pipelines.tasks import JobTasks
 from pipelines.work import JobWork
 
