@@ -25,7 +25,7 @@ from rich.table import Table
 Figures = dict[str, Any]
 
 TRIALS = {"commit": 1000, "controls": 60, "s3": 300, "driver": 50, "nodes": 60, "mutations": 2000}
-ROWS = {"driver": 20_000, "nodes": 4_000, "spill": 20_000}
+ROWS = {"driver": 20_000, "nodes": 4_000, "spill": 20_000, "memory": 1_000_000}
 WORKER_SHARE, NODE_SHARE = 40 / 60, 15 / 60  # of the kills; the rest are heads
 
 
@@ -137,6 +137,14 @@ def spill(options: argparse.Namespace) -> Iterator[Figures]:
     yield spilling.run(options.rows)
 
 
+def memory(options: argparse.Namespace) -> Iterator[Figures]:
+    """Also of row 7, what jobs of a hundredth, a tenth and all of the rows take."""
+    from . import peaks  # noqa: PLC0415
+
+    for part in (100, 10, 1):
+        yield peaks.run(options.rows // part)
+
+
 def mutations(options: argparse.Namespace) -> Iterator[Figures]:
     """Row 8."""
     from . import mutations as damage  # noqa: PLC0415
@@ -152,6 +160,7 @@ TESTS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "driver": driver,
     "nodes": nodes,
     "spill": spill,
+    "memory": memory,
     "mutations": mutations,
 }
 
@@ -182,7 +191,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="file to append the figures to, as JSON lines")
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths, with all")
     parser.add_argument("--trials", type=int, help="trials, or kills")
-    parser.add_argument("--rows", type=int, help="of the job, with driver, nodes and spill")
+    parser.add_argument("--rows", type=int, help="of the job, with driver, nodes, spill and memory")
     parser.add_argument("--unit-rows", type=int, default=32, help="rows per unit, with driver")
     parser.add_argument("--every", type=int, default=1, help="lines, with failpoints")
     parser.add_argument("--where", choices=["local", "s3"], help="only there, with failpoints")
