@@ -36,7 +36,8 @@ TYPES = {
 
 def first_objects(lines: Iterable[Line]) -> list[dict[str, Any]]:
     """Give the objects in the first lines, those that hold one: a thousand, or 16 MiB of them."""
-    found, size = [], 0
+    found: list[dict[str, Any]] = []
+    size = 0
     for line in itertools.islice(lines, FIRST_LINES):
         size += 0 if isinstance(line, int) else len(line)
         if size > FIRST_BYTES and found:

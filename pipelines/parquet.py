@@ -108,7 +108,8 @@ def row_bytes(metadata: pq.FileMetaData, group: int) -> int:
     if group >= metadata.num_row_groups:
         return 0
     of_group = metadata.row_group(group)
-    return max(0, of_group.total_byte_size) // max(1, of_group.num_rows)
+    size: int = max(0, of_group.total_byte_size) // max(1, of_group.num_rows)
+    return size
 
 
 def _group_rows(

@@ -273,10 +273,14 @@ def _differences(theirs: Plan, mine: Plan) -> Iterator[str]:
         old, new = theirs.fingerprint.get(name), mine.fingerprint.get(name)
         if old != new:
             yield _changed(name, old, new)
-    old_files = {file.name: file for file in (*theirs.files, *theirs.quarantine)}
-    new_files = {file.name: file for file in (*mine.files, *mine.quarantine)}
+    old_files, new_files = _all_files(theirs), _all_files(mine)
     for name in dict.fromkeys((*old_files, *new_files)):
         yield from _file_differences(name, old_files.get(name), new_files.get(name))
+
+
+def _all_files(plan: Plan) -> dict[str, InputFile | BadFile]:
+    files: list[InputFile | BadFile] = [*plan.files, *plan.quarantine]
+    return {file.name: file for file in files}
 
 
 def _file_differences(
