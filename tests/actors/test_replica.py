@@ -134,6 +134,7 @@ def test_the_last_attempt_is_made_alone(board: Board, monkeypatch: pytest.Monkey
         return cast("Engine", engines[-1])
 
     monkeypatch.setattr(actors.replica, "_build", build)
+    monkeypatch.setattr(Work, "name", lambda _, packet: str(packet["prompt"].to_pylist()))
     for board.attempt in (1, MAX_ATTEMPTS):
         replica = Replica(CONFIG, Work(), board)
         asyncio.run(both(replica, *(packet(n) for n in range(1, 20))))

@@ -14,6 +14,7 @@ import pytest
 import pipelines
 from cluster import launch
 from pipelines import JobError, JobInterrupted, JobReport, JobSpec
+from pipelines.s3 import S3Settings
 
 from .conftest import Command
 from .test_display import report
@@ -39,8 +40,10 @@ def finish_with(monkeypatch: pytest.MonkeyPatch) -> Finish:
             on_progress(outcome)
             return outcome
 
-        def retry_failed(output: str, *, everything: bool, on_progress: Any) -> JobReport:
-            assert (output, everything) == ("s3://b/out", True)
+        def retry_failed(
+            output: str, s3: S3Settings, *, everything: bool, on_progress: Any
+        ) -> JobReport:
+            assert (output, s3, everything) == ("s3://b/out", S3Settings(), True)
             return run_job(None, on_progress=on_progress)
 
         monkeypatch.setattr(pipelines, "run_job", run_job, raising=False)

@@ -11,6 +11,7 @@ import pytest
 from cluster import job_status
 from cluster.options import UsageError
 from cluster.preflight_text import parse_size
+from pipelines.s3 import S3Settings
 from pipelines.status import Status
 from tests.pipelines.data import CAUSAL_LM, write
 from tests.pipelines.outputs import Made, make_output
@@ -103,8 +104,8 @@ def test_status_watches_until_the_job_is_complete(
     states = iter(["running", "running", "complete"])
     real = job_status.read_status
 
-    def read(url: str, *, full: bool) -> Status:
-        status = real(url, full=full)
+    def read(url: str, s3: S3Settings, *, full: bool) -> Status:
+        status = real(url, s3, full=full)
         return Status(**{**_fields(status), "state": next(states)})
 
     monkeypatch.setattr(job_status, "read_status", read)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.commit import PART_KEY, Receipt, finish
-from pipelines.inputs import find_files, read_footers
+from pipelines.inputs import read_footers
 from pipelines.job import Resources
+from pipelines.listing import find_files
 from pipelines.placement import place
 from pipelines.plan import PLAN_NAME, Plan, Unit, make_plan
 from pipelines.storage import Store, open_store

@@ -120,7 +120,7 @@ def test_result_columns_of_each_task() -> None:
         *["id", "source_file", "source_row", "prompt_tokens"],
         *["generated_text", "finish_reason", "completion_tokens", "cumulative_logprob"],
         *["label", "label_score", "label_scores"],
-        *["entities", "embedding", "error"],
+        *["entities", "embedding", "error_class", "error"],
     ]
     assert all(field.nullable for field in schema)
 

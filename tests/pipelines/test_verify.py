@@ -297,7 +297,7 @@ def test_what_is_no_output_cannot_be_checked(tmp_path: Path, contents: bytes | N
 def test_an_input_that_changes_meanwhile_ends_the_proof(
     made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.verify._unreadable", lambda _files: {})
+    monkeypatch.setattr("pipelines.verify._unreadable", lambda _files, _read: {})
     write(made.inputs / "f0.parquet", columns(51))
     with pytest.raises(InputError, match="changed since"):
         verify(made.url)
