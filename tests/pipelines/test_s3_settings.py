@@ -16,10 +16,13 @@ from pipelines.locations import filesystem
 from pipelines.plan import Unit
 from pipelines.reader import ReadOptions, read_units
 from pipelines.s3 import S3Settings
+from pipelines.status import read_status
 from pipelines.storage import open_store, probe
+from pipelines.verify import verify
 from tests.conftest import Bucket
 
 from .data import spec, write
+from .outputs import make_output
 
 KEPT = pa.schema([("text", pa.string())])
 FORGOTTEN = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
@@ -52,6 +55,15 @@ def test_settings_lead_to_files_and_stores_without_the_environment(
     assert again == store
     assert again.put_if_absent("a", b"1")
     assert store.read("a") == b"1"
+
+
+def test_outputs_are_looked_at_where_the_settings_lead(
+    s3: Bucket, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    made = make_output(tmp_path, url=s3.url("out"))
+    settings: S3Settings = request.getfixturevalue("settings")
+    assert read_status(made.url, settings).state == "complete"
+    assert verify(made.url, settings).proven
 
 
 def test_no_secret_is_in_what_travels_and_is_written(settings: S3Settings, tmp_path: Path) -> None:
