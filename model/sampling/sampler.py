@@ -177,8 +177,6 @@ def _logprob(score: Tensor, peak: Peak) -> Tensor:
 
     -inf where the whole row is at -inf.
     """
-    if score is peak.score:
-        return peak.log_p
     logprob = score - peak.score + peak.log_p
     return logprob.masked_fill(peak.score == -torch.inf, -torch.inf)
 
@@ -202,12 +200,9 @@ def _chunks(
         for start in range(0, len(members), size):
             places = members[start : start + size]
             first, last = places[0], places[-1]
-            if len(places) == len(rows):
-                yield _Chunk(path, places, list(rows), logits_RV, vocabulary)
-                return
             together = last - first == len(places) - 1
             picked = slice(first, last + 1) if together else _indices(places, logits_RV.device)
-            logits = logits_RV[picked]
+            logits = logits_RV if len(places) == len(rows) else logits_RV[picked]
             yield _Chunk(path, places, [rows[i] for i in places], logits, vocabulary)
 
 
@@ -238,14 +233,14 @@ def _drawn(chunk: _Chunk, tops: dict[int, _Top]) -> tuple[Tensor, Tensor]:
     vocabulary = chunk.vocabulary
     if chunk.best_only:
         peak = vocabulary.peak_of_all(vocabulary.peak_of_logits(chunk.logits))
-        return peak.token, _logprob(peak.score, peak)
+        return peak.token, peak.log_p
     raw_CW = vocabulary.columns_of(chunk.logits)
     p_CW = raw_CW.softmax(-1)
     peak = vocabulary.peak(raw_CW, p_CW)
     tops.update(_tops(chunk, raw_CW, peak))
     ids_C = _tokens(chunk, raw_CW, p_CW, peak)
     if ids_C is peak.token:
-        return ids_C, _logprob(peak.score, peak)
+        return ids_C, peak.log_p
     rows_C = torch.arange(len(ids_C), device=ids_C.device)
     return ids_C, _logprob(vocabulary.scores_of(raw_CW, rows_C, ids_C), peak)
 
