@@ -2,11 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SILENT_AFTER_S = 15.0
@@ -108,14 +110,34 @@ class ProgressBoard:
         )
 
 
-def start_board(attempts: Mapping[str, int]) -> Any:
-    """Start a board beside the driver, and give its handle. It ends with the handle.
+@contextmanager
+def started_board(attempts: Mapping[str, int]) -> Iterator[Any]:
+    """Start a board beside the driver, and give its handle; its end tells replicas to end as well.
 
     Args:
         attempts: see ProgressBoard.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(ProgressBoard)
-    return actor.options(
+    board = actor.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
     ).remote(attempts)
+    try:
+        yield board
+    finally:
+        with suppress(RayError):
+            ray.kill(board)
+
+
+def follow(board: Any, replica: str, report: Report) -> None:
+    """Report to the board; when it has ended, end this actor, whoever still holds it.
+
+    Where Ray Data is cut short, its tasks and their callbacks hold each other and the replicas,
+    which would keep their processors until Python happens to collect such a cycle.
+    """
+    try:
+        board.report.remote(replica, report).future().result()
+    except ActorDiedError:
+        ray.kill(ray.get_runtime_context().current_actor)
+    except RayError:
+        pass  # it can't be reached for a while

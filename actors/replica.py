@@ -18,7 +18,7 @@ from model.tasks import Task
 
 from .engine_thread import EngineThread
 from .gate import Gate
-from .progress import Report
+from .progress import Report, follow
 from .trace import Trace, histogram
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Replica:
         while self._engine.alive:
             stats = self._engine.counters()
             report = Report(stats.prompt_tokens, stats.output_tokens, dict(self._units))
-            self._board.report.remote(self._id, report)
+            follow(self._board, self._id, report)
             time.sleep(REPORT_EVERY_S)
 
 

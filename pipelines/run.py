@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.progress import Snapshot, start_board
+from actors.progress import Snapshot, started_board
 
 from .attempts import forget_all, noted
 from .commit import Receipt, commit, each_committed, finish
@@ -19,11 +19,12 @@ from .isolation import isolated
 from .job import JobSpec
 from .ledger import Ledger
 from .plan import Unit
+from .ray_errors import explained
 from .report import JobReport, Progress
 from .setup import Job, set_up
 from .stream import Stream, check_environment, quiet, receipts
 from .trials import forget_committed
-from .watch import ReceiptThread, check_snapshot, explained
+from .watch import ReceiptThread, check_snapshot
 
 POLL_S = 0.5
 # How long a job that is stopped may take to note which units it leaves.
@@ -112,8 +113,7 @@ class Run:
             return
         self._check_limit()
         self._replicas = self._job.placement.most
-        board = start_board(self._attempts())
-        with quiet(), self._stopping(board):
+        with quiet(), started_board(self._attempts()) as board, self._stopping(board):
             aside = self._in_stream(stream, units, board)
             self._alone(stream, sorted(aside), board)
 

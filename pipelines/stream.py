@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
@@ -21,7 +22,7 @@ from actors.replica import Replica
 from model.params import EngineConfig
 
 from .commit import Receipt
-from .errors import JobError
+from .errors import JobError, StorageError
 from .inputs import InputFile
 from .packet import file_name_of, is_given_up, unit_label, unit_of
 from .placement import TASK_CPUS, Flow, Placement
@@ -195,7 +196,10 @@ def _commit_packet(packet: pa.Table, sink: Sink, store: Store, board: Any) -> pa
     if not is_given_up(packet):
         label = unit_label(file_name_of(packet), unit)
         with _bounded_tries(board, f"commit {unit.key}", f"commits {label}"):
-            receipt = commit_packet(sink, store, packet).to_json()
+            try:
+                receipt = commit_packet(sink, store, packet).to_json()
+            except (OSError, BotoCoreError) as error:
+                raise StorageError(f"{store.url}: can't write {label}: {error}") from error
     return pa.table({"unit": [unit.key], "receipt": pa.array([receipt], pa.binary())})
 
 

@@ -1,15 +1,11 @@
 """Wait for receipts and see what goes on meanwhile, in one thread that can be interrupted."""
 
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
-
 from actors.progress import Snapshot
-from model.errors import GemmarayError
 
 from .commit import Receipt
 from .errors import JobError
@@ -71,26 +67,3 @@ def check_snapshot(snapshot: Snapshot) -> None:
     """
     if snapshot.fatal:
         raise JobError(snapshot.fatal)
-
-
-def explained(error: RayError) -> GemmarayError:
-    """Say in one line what failed in a stage of the job."""
-    shadowed = re.search(r"No module named '(model|actors|pipelines)\b", str(error))
-    if shadowed:
-        return JobError(
-            f"Ray's workers find another package named {shadowed[1]!r} than gemmaray's: start "
-            "from a folder that holds none, or have gemmaray installed on every node"
-        )
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        if isinstance(cause, GemmarayError):
-            return JobError(str(cause))
-        return JobError(f"a task failed: {type(cause).__name__}: {_last_line(cause)}")
-    if isinstance(error, ActorDiedError):
-        return JobError(f"replicas die while they start: {_last_line(error)}")
-    return JobError(f"Ray failed: {type(error).__name__}: {_last_line(error)}")
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

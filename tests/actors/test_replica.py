@@ -3,6 +3,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any, cast
 
 import pyarrow as pa
@@ -21,6 +22,15 @@ from .fake_engine import FakeEngine, generate
 CONFIG = EngineConfig(checkpoint="nowhere")
 
 
+class Told:
+    """As the reference to a call that returned nothing."""
+
+    def future(self) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
 class Board:
     """Records what replicas tell it; `board.method.remote(...)` as on an actor's handle."""
 
@@ -35,7 +45,7 @@ class Board:
         def remote(*arguments: Any) -> Any:
             self.calls.append((name, *arguments))
             numbers = {"attempts": self.attempt - 1, "begin": self.attempt}
-            return attempt(numbers[name]) if name in numbers else None
+            return attempt(numbers[name]) if name in numbers else Told()
 
         return type("Method", (), {"remote": staticmethod(remote)})
 

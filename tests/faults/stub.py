@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import psutil
 import pyarrow as pa
@@ -24,6 +25,7 @@ import pipelines.stream
 from actors.replica import Replica
 from model.outputs import Completion, GenerationOutput, RequestOutput, RequestUpdate
 from model.tasks import Generate, Task
+from pipelines.local_store import LocalStore
 
 STEP_S = 0.002
 ROWS_PER_STEP = 32
@@ -142,12 +144,17 @@ def full_disk(folder: Path, times: int) -> Callable[..., pa.Table]:
     whole = pipelines.stream._commit_packet
     top = str(folder)
 
-    def commit(packet: pa.Table, **options: Any) -> pa.Table:
+    def write(store: LocalStore, name: str, data: bytes) -> bool:
         if len(list(Path(top).iterdir())) < times:
             Path(top, f"{os.getpid()}-{time.monotonic_ns()}").touch()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return whole(packet, **options)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{store.url}/{name}")
+        return as_it_is(store, name, data)
 
+    def commit(packet: pa.Table, **options: Any) -> pa.Table:
+        with mock.patch.object(LocalStore, "put_if_absent", write):
+            return whole(packet, **options)
+
+    as_it_is = LocalStore.put_if_absent
     return commit
 
 

@@ -1,17 +1,14 @@
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ObjectLostError, RayError, RayTaskError
 
 from actors.progress import Snapshot
-from model.errors import PromptError
 from pipelines import InputError, JobError
 from pipelines.commit import Receipt
 from pipelines.plan import Unit
 from pipelines.stream import READS_PER_GROUP, UNITS_PER_READ, _runs
-from pipelines.watch import ReceiptThread, Result, check_snapshot, explained
+from pipelines.watch import ReceiptThread, Result, check_snapshot
 
 from .test_plan import plan
 
@@ -80,29 +77,6 @@ def test_a_job_goes_on_while_it_can() -> None:
 def test_a_reason_of_the_replicas_stops_the_job() -> None:
     with pytest.raises(JobError, match=r"^no memory$"):
         check_snapshot(snapshot("no memory"))
-
-
-def failed(cause: Exception) -> RayError:
-    """What Ray raises at the driver for a task that raised `cause`."""
-    kind: Any = RayTaskError
-    error: RayError = kind("task", f"Traceback:\n  lines\n{cause}", cause)
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (failed(PromptError("too long")), "too long"),
-        (failed(ValueError("a\nb")), "a task failed: ValueError: b"),
-        (ActorDiedError(), "replicas die while they start: "),
-        (ObjectLostError("ab", None, "stack"), "Ray failed: ObjectLostError"),
-        (failed(ImportError("No module named 'model.errors'")), "named 'model' than gemmaray's"),
-    ],
-)
-def test_failures_are_one_line(error: RayError, message: str) -> None:
-    text = str(explained(error))
-    assert message in text
-    assert "\n" not in text
 
 
 def test_runs_of_units_have_no_gaps_and_one_file() -> None:
