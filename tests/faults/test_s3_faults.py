@@ -16,7 +16,7 @@ from pipelines.storage import probe
 
 from .conftest import Chaos, pointed_at
 from .proxy import FAULTS
-from .servers import client, fault_proxy, forgetful_proxy, rclone, rclone_server
+from .servers import client, fault_proxy, forgetful_proxy, rclone_server
 
 KIB = 1 << 10
 
@@ -88,12 +88,9 @@ def test_a_server_that_ignores_conditions_is_refused(s3_process: str, bucket: st
 
 
 def test_rclones_server_is_refused(tmp_path: Path) -> None:
-    program = rclone()
-    if program is None:
-        pytest.skip("rclone is not installed")
     (tmp_path / "bucket").mkdir()
     with (
-        rclone_server(program, tmp_path) as endpoint,
+        rclone_server(tmp_path) as endpoint,
         pointed_at(endpoint),
         pytest.raises(StorageError, match="lets a second writer replace a file"),
     ):
