@@ -52,7 +52,7 @@ def connect(address: str | None = None) -> None:
         ConnectError: Ray can't be started, or there is no such cluster.
     """
     local = address in (None, "", "local")
-    for name, value in _environment(local=local).items():
+    for name, value in ray_environment(local=local).items():
         os.environ.setdefault(name, value)
     import ray  # noqa: PLC0415 - see above
 
@@ -74,7 +74,8 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def _environment(*, local: bool) -> dict[str, str]:
+def ray_environment(*, local: bool) -> dict[str, str]:
+    """Give the variables that Ray is to find when it is imported, where the user set none."""
     settings = {
         # Under `uv run` Ray would otherwise run each worker through uv again, in a new environment.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -82,6 +83,9 @@ def _environment(*, local: bool) -> dict[str, str]:
         "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
         # A thread of Ray Data that outlives an interrupted job would start a second Ray.
         "RAY_ENABLE_AUTO_CONNECT": "0",
+        # Ray Data keeps a share of the cluster for a driver that was killed this long, and after a
+        # few kills nothing is left for the next one. Those alive renew theirs every ten seconds.
+        "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "40",
         # Ray's C++ part writes to the terminal, past every logger, what is raised as well.
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         # Threads of an engine that wait for each other must not spin on a core that Ray's tasks

@@ -12,12 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-QUIET = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ENABLE_AUTO_CONNECT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
-}
+from cluster.connect import ray_environment
 
 
 def main() -> None:
@@ -28,7 +23,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["stub", "own"], default="stub")
     parser.add_argument("--object-store", type=int, metavar="BYTES")
     options = parser.parse_args()
-    os.environ.update(QUIET)
+    os.environ.update(ray_environment(local=False))
     _start_ray(options)
     _run(options)
 

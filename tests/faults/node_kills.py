@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import secrets
 import shutil
 import tempfile
 import time
@@ -14,7 +13,8 @@ from typing import Any
 
 import psutil
 
-from .driver import QUIET
+from cluster.connect import ray_environment
+
 from .driver_kills import Job, job_fields, write_input
 from .tally import contents, parts, tally
 
@@ -30,7 +30,7 @@ UNIT_ROWS = 16
 
 def prepare() -> None:
     """Give this process and its children a Ray that is quiet and let in by a token of its own."""
-    os.environ.update(QUIET, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.update(ray_environment(local=True))
 
 
 class Nodes:

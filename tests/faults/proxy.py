@@ -152,8 +152,8 @@ def _refusal(status: int, code: str) -> web.Response:
 
 def _cut_off(request: web.BaseRequest) -> web.Response:
     """End the connection; the response that is returned has nowhere to go."""
-    assert request.transport is not None
-    request.transport.abort()
+    if request.transport is not None:  # the client has not gone by itself
+        request.transport.abort()
     return web.Response()
 
 
