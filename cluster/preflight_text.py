@@ -139,7 +139,8 @@ def _sample(found: Preflight) -> Iterator[str]:
     most = max(part.count for part in bins)
     for part in bins:
         bar = "█" * max(1, round(BAR_WIDTH * part.count / most)) if part.count else ""
-        yield _line("", f"{f'{part.low:,} to {part.high:,}':>18} {bar} {part.count:,}")
+        lengths = f"{part.low:,}" + (f" to {part.high:,}" if part.high > part.low else "")
+        yield _line("", f"{lengths:>18} {bar} {part.count:,}")
 
 
 def _model(found: Preflight) -> Iterator[str]:
@@ -155,7 +156,8 @@ def _model(found: Preflight) -> Iterator[str]:
     )
     placement = job.placement
     least = "" if placement.least == placement.most else f"{placement.least} to "
-    where = f"{placement.num_gpus} GPUs" if placement.num_gpus else f"{placement.num_cpus:g} CPUs"
+    gpus, cpus = placement.num_gpus, placement.num_cpus
+    where = counted(gpus, "GPU") if gpus else f"{cpus:g} CPU{'' if cpus == 1 else 's'}"
     yield _line("replicas", f"{least}{placement.most:,}, each on {where}")
     if cache is None or found.memory is None:
         return

@@ -73,9 +73,9 @@ class Lengths:
         return list(self._bins(most)) if len(self) else []
 
     def _bins(self, most: int) -> Iterator[Bin]:
-        usual = self.percentile(0.995)
-        width = round_up((usual + 1) / most)
-        for low in range(0, usual + 1, width):
+        shortest, usual = self.percentile(0.0), self.percentile(0.995)
+        width = round_up((usual - shortest + 1) / most)
+        for low in range(shortest // width * width, usual + 1, width):
             is_last = low + width > usual
             high = max(self.longest, low + width - 1) if is_last else low + width - 1
             yield Bin(low, high, int(self.counts[low : high + 1].sum()))

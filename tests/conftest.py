@@ -6,8 +6,16 @@ from uuid import uuid4
 import pytest
 import s3fs
 import torch
+from hypothesis import settings
 
 from tests.faults.servers import s3_environment
+
+
+def pytest_configure() -> None:
+    # An example takes longer where other processes are busy, which is no fault of the code.
+    usual = settings.get_profile(settings.get_current_profile_name())
+    settings.register_profile("patient", usual, deadline=None)
+    settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
