@@ -59,8 +59,12 @@ class UnitWork(Protocol):
         """Put the outcomes of the rows that were asked into the packet."""
         ...
 
+    def commit(self, packet: pa.Table) -> pa.Table:
+        """Make the answers in a packet durable, and give what the driver is told; may block."""
+        ...
+
     def given_up(self, packet: pa.Table) -> pa.Table:
-        """Make it a packet without answers."""
+        """Give what the driver is told of a packet that nobody computes."""
         ...
 
 
@@ -91,7 +95,7 @@ class Replica:
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
     async def __call__(self, packet: pa.Table) -> pa.Table:
-        """Compute one packet, unless it has taken too many processes along.
+        """Compute and commit one packet, unless it has taken too many processes along.
 
         Its last attempt is made with nothing else in the process, so that what was only there when
         another one ended it is not given up.
@@ -104,7 +108,8 @@ class Replica:
             if attempt > MAX_ATTEMPTS:
                 return self._work.given_up(packet)
             await asyncio.to_thread(self._work.begin, packet, attempt)
-            return await self.compute(packet, attempt)
+            answered = await self.compute(packet, attempt)
+            return await asyncio.to_thread(self._work.commit, answered)
 
     def ready(self) -> None:
         """Return when it can compute.

@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+from .errors import StorageError
 from .plan import Unit
 from .storage import Store
 
@@ -17,8 +20,15 @@ NOTE = re.compile(r"(\d+-\d+-\d+)-(\d+)")
 
 
 def note(store: Store, unit: Unit, attempt: int) -> None:
-    """Note that a unit's attempt of this number, from 1 on, is about to be made."""
-    store.put_if_absent(_name(unit, attempt), b"")
+    """Note that a unit's attempt of this number, from 1 on, is about to be made.
+
+    Raises:
+        StorageError: the store does not take it.
+    """
+    try:
+        store.put_if_absent(_name(unit, attempt), b"")
+    except (OSError, BotoCoreError) as error:
+        raise StorageError(f"{store.url} can't be written any more: {error}") from error
 
 
 def forget(store: Store, unit: Unit, attempts: Iterable[int]) -> None:

@@ -60,7 +60,9 @@ class Isolation:
     """
 
     def __init__(self, stream: Stream, alone: Alone) -> None:
+        assert stream.work.sink is not None
         self._stream = stream
+        self._sink = stream.work.sink
         self._alone = alone
         self._condemned = 0
 
@@ -70,7 +72,7 @@ class Isolation:
         Raises:
             JobError: so many rows ended processes that something else must be wrong.
         """
-        trials = Trials(self._stream.store, unit_of(packet))
+        trials = Trials(self._sink.store, unit_of(packet))
         count = len(rows_of(packet))
 
         def attempt(low: int, high: int) -> pa.Table | None:
@@ -79,7 +81,7 @@ class Isolation:
         pieces = bisect(0, count, attempt) if count else ()
         answered = [self._answers(trials, packet, piece) for piece in pieces]
         whole = _joined(packet, answered or [self._stream.work.answered(packet, {}, NO_TRACE)])
-        receipt = commit_packet(self._stream.sink, self._stream.store, whole)
+        receipt = commit_packet(self._sink, whole)
         trials.clear()
         return receipt
 

@@ -2,10 +2,9 @@
 
 A packet is a table of one row. The unit's own rows travel in it as Arrow IPC bytes: the prompts,
 which the replica reads and replaces by answers, and the kept columns, which it passes on unread.
-A packet that a replica gave up has no answers, and nothing to keep any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import cast
 
@@ -70,18 +69,10 @@ def for_rows(packet: pa.Table, rows: Sequence[int]) -> pa.Table:
 
 def with_answers(packet: pa.Table, answers: pa.Table, trace: Trace) -> pa.Table:
     """Replace a packet's prompts by their answers."""
-    return _computed(packet, _packed(answers), asdict(trace))
-
-
-def given_up(packet: pa.Table) -> pa.Table:
-    """Take everything out of a packet but which unit it is; it has no answers."""
-    empty = _replaced(packet, KEPT, KEPT, _nothing())
-    return _computed(empty, _nothing(), {field.name: None for field in TRACE_SCHEMA})
-
-
-def is_given_up(packet: pa.Table) -> bool:
-    """Whether a packet comes back without answers."""
-    return cast("bool", packet[ANSWERS].null_count == 1)
+    packet, values = _replaced(packet, PROMPTS, ANSWERS, _packed(answers)), asdict(trace)
+    for field in TRACE_SCHEMA:
+        packet = packet.append_column(field, pa.array([values[field.name]], field.type))
+    return packet
 
 
 def trace_of(packet: pa.Table) -> Trace:
@@ -137,13 +128,6 @@ def from_bytes(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def _computed(packet: pa.Table, answers: pa.Array, trace: Mapping[str, object]) -> pa.Table:
-    packet = _replaced(packet, PROMPTS, ANSWERS, answers)
-    for field in TRACE_SCHEMA:
-        packet = packet.append_column(field, pa.array([trace[field.name]], field.type))
-    return packet
-
-
 def _replaced(packet: pa.Table, old: str, new: str, values: pa.Array) -> pa.Table:
     return packet.set_column(packet.schema.get_field_index(old), new, values)
 
@@ -152,10 +136,6 @@ def _packed(table: pa.Table) -> pa.Array:
     data = _stream(table)
     offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
-
-
-def _nothing() -> pa.Array:
-    return pa.nulls(1, pa.large_binary())
 
 
 def _stream(table: pa.Table) -> pa.Buffer:

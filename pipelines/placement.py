@@ -104,12 +104,13 @@ def place(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Placeme
 def flow(resources: Resources, unit_rows: int, units: int, replicas: int) -> Flow:
     """Choose how many units a replica holds: enough that its engine never drains between them.
 
-    A replica that is up before the others must not take their units, so none holds more than its
-    share. Above that, twice the concurrency waits, as Ray Data only adds replicas when the ones
-    there are have more than 1.75 times what they can take.
+    That is units for all sequences, one of which only the last rows are left, and one that is being
+    committed. A replica that is up before the others must not take their units, so none holds more
+    than its share. Above that, twice the concurrency waits, as Ray Data only adds replicas when the
+    ones there are have more than 1.75 times what they can take.
     """
     sequences = resources.max_sequences or DEFAULT_SEQUENCES
-    concurrent = min(ceil(sequences / unit_rows) + 1, MAX_CONCURRENT_UNITS)
+    concurrent = min(ceil(sequences / unit_rows) + 2, MAX_CONCURRENT_UNITS)
     in_flight = max(1, min(2 * concurrent, ceil(units / replicas)))
     return Flow(min(concurrent, in_flight), in_flight)
 

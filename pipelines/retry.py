@@ -75,7 +75,7 @@ def retry_failed(
     stream = replace(
         stream,
         maker=FailedRows(stream.maker, job.store, job.plan, everything=everything),
-        sink=MendedParts(job.store, job.plan, job.schema),
+        work=replace(stream.work, sink=MendedParts(job.store, job.plan, job.schema)),
     )
     run = Run(job, ledger, None, on_progress, started)
     try:

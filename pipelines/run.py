@@ -109,9 +109,9 @@ class Run:
             JobInterrupted: Ctrl-C was pressed.
             JobError: the job can't go on.
         """
+        self._check_limit()
         if not units:
             return
-        self._check_limit()
         self._replicas = self._job.placement.most
         with quiet(), started_board(self._attempts()) as board, self._stopping(board):
             aside = self._in_stream(stream, units, board)

@@ -59,10 +59,8 @@ class Job:
         held: Flow = flow(self.spec.resources, self.plan.unit_rows, units, placement.most)
         return Stream(
             plan=self.plan,
-            store=self.store,
             maker=Preparer.of(self.spec, checkpoint, self.tasks, self.kept),
-            work=JobWork(self.tasks, self.plan.seed, self.store),
-            sink=NewParts(self.store, self.plan, self.schema),
+            work=JobWork(self.tasks, self.plan.seed, NewParts(self.store, self.plan, self.schema)),
             engine=engine,
             placement=placement,
             flow=held,

@@ -4,16 +4,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .attempts import forget
 from .commit import Receipt, commit
-from .packet import result_table, trace_of, unit_of
+from .errors import StorageError
+from .packet import file_name_of, result_table, trace_of, unit_label, unit_of
 from .plan import Plan
 from .storage import Store
 
 
 class Sink(Protocol):
-    """Makes computed packets durable; it travels to the tasks that commit."""
+    """Makes computed packets durable; it travels to the replicas."""
+
+    @property
+    def store(self) -> Store:
+        """The output."""
+        ...
 
     def put(self, packet: pa.Table) -> Receipt:
         """Give the receipt of the part that the packet's unit has then."""
@@ -40,8 +47,17 @@ class NewParts:
         return commit(self.store, self.plan, unit_of(packet), table, trace_of(packet))
 
 
-def commit_packet(sink: Sink, store: Store, packet: pa.Table) -> Receipt:
-    """Make a packet durable, and forget how often its unit was tried."""
-    receipt = sink.put(packet)
-    forget(store, unit_of(packet), range(1, trace_of(packet).attempt + 1))
+def commit_packet(sink: Sink, packet: pa.Table) -> Receipt:
+    """Make a packet durable, and forget how often its unit was tried.
+
+    Raises:
+        StorageError: the store does not take it.
+    """
+    unit = unit_of(packet)
+    try:
+        receipt = sink.put(packet)
+        forget(sink.store, unit, range(1, trace_of(packet).attempt + 1))
+    except (OSError, BotoCoreError) as error:
+        label = unit_label(file_name_of(packet), unit)
+        raise StorageError(f"{sink.store.url}: can't write {label}: {error}") from error
     return receipt

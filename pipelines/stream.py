@@ -1,7 +1,8 @@
-"""A job on Ray Data: read and tokenize, compute, commit; one dataset row per unit.
+"""A job on Ray Data: read and tokenize, compute and commit; one dataset row per unit.
 
 Only Ray moves data between processes. The driver sees one receipt per part and nothing else, or the
-unit, when the replicas gave it up.
+unit, when the replicas gave it up. A replica commits what it has computed, so that no more is lost
+with the cluster than the units that replicas hold.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 
@@ -22,14 +22,13 @@ from actors.replica import Replica
 from model.params import EngineConfig
 
 from .commit import Receipt
-from .errors import JobError, StorageError
+from .errors import JobError
 from .inputs import InputFile
-from .packet import file_name_of, is_given_up, unit_label, unit_of
+from .packet import unit_label
 from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
 from .reader import ReadOptions, UnitRows, read_units
-from .sink import Sink, commit_packet
-from .storage import Store
+from .reply import read_replies
 from .work import JobWork
 
 # Units of one file that one task reads: it decodes a row group once for all of them, where a task
@@ -69,13 +68,11 @@ class Maker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What the three stages know of the job."""
+    """What the stages know of the job."""
 
     plan: Plan
-    store: Store
     maker: Maker
     work: JobWork
-    sink: Sink
     engine: EngineConfig
     placement: Placement
     flow: Flow
@@ -110,9 +107,7 @@ def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Rece
         dataset = _dataset(stream, units, board)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
-        for key, receipt in zip(batch["unit"], batch["receipt"], strict=True):
-            data = receipt.as_py()
-            yield Unit.from_key(key.as_py()) if data is None else Receipt.from_json(data)
+        yield from read_replies(batch)
 
 
 def read_task(stream: Stream, unit: Unit, board: Any) -> Any:
@@ -167,7 +162,7 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
         num_cpus=TASK_CPUS,
         compute=TaskPoolStrategy(READS_PER_REPLICA * placement.most),
     )
-    answers = packets.map_batches(
+    replies: Dataset = packets.map_batches(
         Replica,
         fn_constructor_args=(stream.engine, stream.work, board),
         batch_size=1,
@@ -181,26 +176,7 @@ def _dataset(stream: Stream, units: Sequence[Unit], board: Any) -> Dataset:
             max_tasks_in_flight_per_actor=flow.in_flight,
         ),
     )
-    parts: Dataset = answers.map_batches(
-        _commit_packet,
-        fn_kwargs={"sink": stream.sink, "store": stream.store, "board": board},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=TASK_CPUS,
-    )
-    return parts
-
-
-def _commit_packet(packet: pa.Table, sink: Sink, store: Store, board: Any) -> pa.Table:
-    unit, receipt = unit_of(packet), None
-    if not is_given_up(packet):
-        label = unit_label(file_name_of(packet), unit)
-        with _bounded_tries(board, f"commit {unit.key}", f"commits {label}"):
-            try:
-                receipt = commit_packet(sink, store, packet).to_json()
-            except (OSError, BotoCoreError) as error:
-                raise StorageError(f"{store.url}: can't write {label}: {error}") from error
-    return pa.table({"unit": [unit.key], "receipt": pa.array([receipt], pa.binary())})
+    return replies
 
 
 def _packets(file: InputFile, run: Sequence[Unit], maker: Maker, board: Any) -> Iterator[pa.Table]:

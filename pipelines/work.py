@@ -13,10 +13,11 @@ from model.outputs import RequestOutput
 
 from .attempts import note
 from .errors import error_cells
-from .packet import PROMPTS, file_name_of, given_up, rows_of, unit_of, unpacked, with_answers
+from .packet import PROMPTS, file_name_of, rows_of, unit_of, unpacked, with_answers
 from .plan import row_seed
+from .reply import make_reply
 from .schema import ERROR_FIELDS, TOKEN_FIELD
-from .storage import Store
+from .sink import Sink, commit_packet
 from .tasks import JobTasks, Row
 
 
@@ -27,25 +28,30 @@ class JobWork:
     Attributes:
         tasks: what is computed for each row.
         seed: what the rows' sampling seeds are made from.
-        store: where attempts are noted; None notes none.
+        sink: where answers go, and attempts are noted; None notes none and takes none.
     """
 
     tasks: JobTasks
     seed: int
-    store: Store | None = None
+    sink: Sink | None = None
 
     def name(self, packet: pa.Table) -> str:
         """Name the unit in a packet, for counting."""
         return unit_of(packet).key
 
     def begin(self, packet: pa.Table, attempt: int) -> None:
-        """Note an attempt where later runs find it."""
-        if self.store is not None:
-            note(self.store, unit_of(packet), attempt)
+        """Note an attempt where later runs find it. Raises StorageError."""
+        if self.sink is not None:
+            note(self.sink.store, unit_of(packet), attempt)
+
+    def commit(self, packet: pa.Table) -> pa.Table:
+        """Make the answers in a packet their unit's part. Raises StorageError."""
+        assert self.sink is not None
+        return make_reply(unit_of(packet), commit_packet(self.sink, packet))
 
     def given_up(self, packet: pa.Table) -> pa.Table:
-        """Make it a packet without answers."""
-        return given_up(packet)
+        """Say so."""
+        return make_reply(unit_of(packet), None)
 
     def requests(self, packet: pa.Table) -> list[Request | None]:
         """Give what to ask the engine for each row; None for rows that have failed already."""

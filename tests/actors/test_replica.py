@@ -58,6 +58,7 @@ class Work:
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, bool]] = []
+        self.committed: list[bool] = []
         self.traces: list[Trace] = []
 
     def name(self, packet: pa.Table) -> str:
@@ -67,8 +68,7 @@ class Work:
         return [Request([p], generate(2)) if p else None for p in packet["prompt"].to_pylist()]
 
     def begin(self, packet: pa.Table, attempt: int) -> None:
-        on_the_loop = threading.current_thread() is threading.main_thread()
-        self.begun.append((self.name(packet), attempt, on_the_loop))
+        self.begun.append((self.name(packet), attempt, on_the_loop()))
 
     def answered(self, packet: pa.Table, outcomes: Mapping[int, Outcome], trace: Trace) -> pa.Table:
         self.traces.append(trace)
@@ -76,8 +76,16 @@ class Work:
         texts = ["ok" if isinstance(o, RequestOutput) else str(o) for o in found]
         return packet.append_column("answer", pa.array(texts))
 
+    def commit(self, packet: pa.Table) -> pa.Table:
+        self.committed.append(on_the_loop())
+        return packet
+
     def given_up(self, packet: pa.Table) -> pa.Table:
         return packet.append_column("answer", pa.nulls(packet.num_rows))
+
+
+def on_the_loop() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @pytest.fixture
@@ -104,11 +112,14 @@ async def both(replica: Replica, *packets: pa.Table) -> list[pa.Table]:
     return list(await asyncio.gather(*(replica(p) for p in packets)))
 
 
-def test_packets_come_back_with_an_answer_per_row(replica: Replica, board: Board) -> None:
+def test_packets_are_committed_with_an_answer_per_row(
+    replica: Replica, board: Board, work: Work
+) -> None:
     first, second = asyncio.run(both(replica, packet(5, 13, 0, 6), packet(7)))
     assert first["answer"].to_pylist() == ["ok", "unlucky", "None", "ok"]
     assert second["answer"].to_pylist() == ["ok"]
     assert board.told("begin") == [("unit of 4",), ("unit of 1",)]
+    assert work.committed == [False, False]  # not on the event loop, which must not wait
 
 
 def test_an_attempt_is_noted_before_it_is_made_and_not_on_the_event_loop(
@@ -133,7 +144,7 @@ def test_a_unit_that_took_too_many_processes_along_comes_back_without_answers(
     board.attempt = MAX_ATTEMPTS + 1
     (given_up,) = asyncio.run(both(replica, packet(86)))  # which would break the engine
     assert given_up["answer"].null_count == 1
-    assert work.begun == []
+    assert (work.begun, work.committed) == ([], [])
 
 
 def test_the_last_attempt_is_made_alone(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +178,13 @@ def test_answers_come_with_who_gave_them_when_and_how_fast(
     assert trace.replica == board.told("report")[0][0]
 
 
-def test_alone_a_unit_is_computed_whatever_became_of_it(replica: Replica, board: Board) -> None:
+def test_alone_a_unit_is_computed_whatever_became_of_it(
+    replica: Replica, board: Board, work: Work
+) -> None:
     board.attempt = MAX_ATTEMPTS + 1
     assert asyncio.run(replica.compute(packet(5)))["answer"].to_pylist() == ["ok"]
     assert board.told("begin") == []
+    assert work.committed == []
 
 
 def test_it_reports_while_it_works(replica: Replica, board: Board) -> None:

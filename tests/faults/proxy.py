@@ -65,11 +65,14 @@ class FaultProxy:
         fault = self._fate(request)
         if fault:
             self._delivered[fault] += 1
-            if fault in UNHEARD and request.method == "POST" and "uploads" in request.query:
-                self._unheard_uploads += 1
         if fault in REFUSALS:
             return _refusal(*REFUSALS[fault])
-        return await self._served(request, fault)
+        response = await self._served(request, fault)
+        if request.method == "POST" and "uploads" in request.query:
+            # Where the machine is busy, a client may have left for no fault of ours.
+            left = request.transport is None or request.transport.is_closing()
+            self._unheard_uploads += fault in UNHEARD or left
+        return response
 
     async def close(self) -> None:
         """Let go of the server."""

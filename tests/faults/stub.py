@@ -10,18 +10,16 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import psutil
 import pyarrow as pa
 import ray
 
 import actors.replica
-import pipelines.stream
 from actors.replica import Replica
 from model.outputs import Completion, GenerationOutput, RequestOutput, RequestUpdate
 from model.tasks import Generate, Task
@@ -38,27 +36,43 @@ class Mischief:
     """What an engine does at a prompt of so many tokens or more.
 
     Attributes:
-        kind: it kills its process, or takes memory until there is none.
+        kind: it kills its process, takes memory until there is none, or finds the disk full when
+            it writes a part, whatever the prompt.
         prompt_tokens: from which length on.
         folder: each act leaves a file there, before it happens.
         times: how often, all processes together; None is every time.
     """
 
-    kind: Literal["kill", "exhaust"]
+    kind: Literal["kill", "exhaust", "full disk"]
     prompt_tokens: int
     folder: str
     times: int | None = None
 
     def act(self, prompt: Sequence[int]) -> None:
         """Misbehave, if this is the prompt and the time for it."""
-        if len(prompt) < self.prompt_tokens:
-            return
-        done = len(list(Path(self.folder).iterdir()))
-        if self.times is None or done < self.times:
-            Path(self.folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        if self.kind != "full disk" and len(prompt) >= self.prompt_tokens and self._is_time():
             if self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             _exhaust()
+
+    def fill_disk(self) -> None:
+        """Let the disk be full, if it is to be, for parts."""
+        as_it_is = LocalStore.put_if_absent
+
+        def put_if_absent(store: LocalStore, name: str, data: bytes) -> bool:
+            if name.startswith("part-") and self._is_time():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{store.url}/{name}")
+            return as_it_is(store, name, data)
+
+        if self.kind == "full disk":
+            LocalStore.put_if_absent = put_if_absent  # type: ignore[method-assign]
+
+    def _is_time(self) -> bool:
+        done = len(list(Path(self.folder).iterdir()))
+        if self.times is not None and done >= self.times:
+            return False
+        Path(self.folder, f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        return True
 
 
 @dataclass
@@ -123,6 +137,8 @@ class StubReplica(Replica):
         mischief = self.mischief
         # In a worker's process, which ends with its job.
         actors.replica._build = lambda *_, **__: StubEngine(mischief)  # type: ignore[assignment]
+        if mischief:
+            mischief.fill_disk()
         super().__init__(*arguments, **options)
 
     async def __call__(self, packet: pa.Table) -> pa.Table:
@@ -136,26 +152,6 @@ def shipped(journal: Path | None = None, mischief: Mischief | None = None) -> ty
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     options = {"journal": journal and str(journal), "mischief": mischief}
     return type("StubReplica", (StubReplica,), options)
-
-
-def full_disk(folder: Path, times: int) -> Callable[..., pa.Table]:
-    """Give the task that commits a packet, with a disk that is full so many times."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    whole = pipelines.stream._commit_packet
-    top = str(folder)
-
-    def write(store: LocalStore, name: str, data: bytes) -> bool:
-        if len(list(Path(top).iterdir())) < times:
-            Path(top, f"{os.getpid()}-{time.monotonic_ns()}").touch()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{store.url}/{name}")
-        return as_it_is(store, name, data)
-
-    def commit(packet: pa.Table, **options: Any) -> pa.Table:
-        with mock.patch.object(LocalStore, "put_if_absent", write):
-            return whole(packet, **options)
-
-    as_it_is = LocalStore.put_if_absent
-    return commit
 
 
 def users() -> list[Any]:

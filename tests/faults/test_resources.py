@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.run
 from pipelines import JobError, JobSpec, run_job
 from pipelines.local_store import LocalStore
 from tests.pipelines.data import spec, write
@@ -68,13 +67,11 @@ def test_a_replica_that_runs_out_of_memory_or_is_killed_costs_only_time(
 def test_a_disk_that_is_full_ends_the_job_cleanly_and_it_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, None)
-    job = a_job(tmp_path, "out")
     acts = tmp_path / "acts"
     acts.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(pipelines.stream, "_commit_packet", stub.full_disk(acts, times=3))
-        ends = [ended(job) for _ in range(5)]
+    use(monkeypatch, stub.Mischief("full disk", 0, str(acts), times=3))
+    job = a_job(tmp_path, "out")
+    ends = [ended(job) for _ in range(5)]
     assert 1 <= len(list(acts.iterdir())) <= 3 + 4
     assert ends[-1] is None
     for end in filter(None, ends):

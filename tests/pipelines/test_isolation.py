@@ -23,6 +23,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.prepare import PROMPT_SCHEMA
 from pipelines.schema import output_schema
 from pipelines.sink import NewParts
+from pipelines.storage import Store
 from pipelines.stream import Stream
 from pipelines.tasks import JobTasks
 from pipelines.trials import FOLDER, forget_committed
@@ -54,10 +55,8 @@ def stream(store: MemoryStore, made: Plan) -> Stream:
     unused = cast("Any", None)
     return Stream(
         plan=made,
-        store=store,
         maker=unused,
-        work=JobWork(TASKS, 7, store),
-        sink=NewParts(store, made, SCHEMA),
+        work=JobWork(TASKS, 7, NewParts(store, made, SCHEMA)),
         engine=unused,
         placement=unused,
         flow=unused,
@@ -251,6 +250,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.packets: list[pa.Table] = []
+        self.store: Store = MemoryStore()
 
     def put(self, made: pa.Table) -> Receipt:
         self.packets.append(made)
@@ -260,7 +260,7 @@ class Shelf:
 def test_some_rows_of_a_unit_can_be_isolated() -> None:
     """As in a retry: the packet holds the failed rows and no others."""
     shelf = Shelf()
-    job = replace(stream(MemoryStore(), MADE), sink=shelf)
+    job = replace(stream(MemoryStore(), MADE), work=JobWork(TASKS, 7, shelf))
     made = for_rows(packet(Unit(0, 0, 4)), [3, 30, 31, 400])
     Isolation(job, Played(job.work, lambda rows: 31 in rows)).commit(made)
     (whole,) = shelf.packets
@@ -271,7 +271,7 @@ def test_some_rows_of_a_unit_can_be_isolated() -> None:
 
 def test_a_packet_without_rows_asks_for_nothing() -> None:
     shelf = Shelf()
-    job = replace(stream(MemoryStore(), MADE), sink=shelf)
+    job = replace(stream(MemoryStore(), MADE), work=JobWork(TASKS, 7, shelf))
     played = Played(job.work, lambda _: True)
     Isolation(job, played).commit(packet(Unit(0, 0, 0)))
     assert (len(shelf.packets), played.trials) == (1, [])

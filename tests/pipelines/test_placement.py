@@ -93,9 +93,9 @@ def test_tasks_always_find_room_beside_the_replicas(count: int, replicas: int) -
 @pytest.mark.parametrize(
     ("unit_rows", "units", "replicas", "expected"),
     [
-        (2048, 1000, 4, (2, 4)),
-        (128, 1000, 4, (3, 6)),
-        (32, 20, 2, (9, 10)),  # half the units each, though one is up before the other
+        (2048, 1000, 4, (3, 6)),
+        (128, 1000, 4, (4, 8)),
+        (32, 20, 2, (10, 10)),  # half the units each, though one is up before the other
         (1, 10_000, 1, (64, 128)),
         (32, 1, 4, (1, 1)),
     ],

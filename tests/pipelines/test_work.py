@@ -1,7 +1,11 @@
+import errno
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from actors.trace import Trace
 from model.errors import PromptError
@@ -18,30 +22,33 @@ from model.outputs import (
     TokenLogprob,
 )
 from model.tasks import Classify, Embed, Generate, TagTokens
+from pipelines import StorageError
 from pipelines.attempts import noted
+from pipelines.commit import Receipt, read_receipt
 from pipelines.local_store import LocalStore
 from pipelines.packet import (
     ANSWERS,
     PROMPTS,
     for_rows,
     from_bytes,
-    is_given_up,
     make_packet,
     result_table,
     rows_of,
     sliced,
     to_bytes,
-    trace_of,
     unit_of,
     unpacked,
 )
 from pipelines.plan import Unit, row_seed
 from pipelines.prepare import PROMPT_SCHEMA
+from pipelines.reply import read_replies
 from pipelines.schema import output_schema
+from pipelines.sink import NewParts
 from pipelines.tasks import JobTasks
 from pipelines.work import JobWork
 
 from .data import spec
+from .test_plan import plan
 
 TRACE = Trace(1.5, 2.5, "r1", (1, 0, 2), 3)
 COMPLETION = Completion((5, 6), "hi", "stop", -0.5, (TokenLogprob(5, -0.25, ((5, -0.25),)),))
@@ -109,21 +116,42 @@ def test_some_rows_of_a_packet_are_the_rows_that_they_were() -> None:
     assert rows_of(sliced(apart, 1, 2)) == [43]
 
 
-def test_a_packet_that_was_given_up_has_no_answers_but_the_columns_of_others(
-    tmp_path: Path,
+def test_what_becomes_of_a_packet_is_told_in_a_few_bytes(tmp_path: Path) -> None:
+    tasks, unit, store = job_tasks("generate"), Unit(0, 40, 44), LocalStore(str(tmp_path))
+    made = plan(44, unit_rows=40)
+    schema = output_schema(pa.schema([("id", pa.int64())]), tasks)
+    work = JobWork(tasks, 7, NewParts(store, made, schema))
+    whole = packet(unit, rows_with(4))
+    work.begin(whole, 1)
+    work.begin(whole, 2)
+    assert noted(store) == {unit: 2}
+    given_up = work.given_up(whole)
+    assert list(read_replies(given_up)) == [unit]
+    assert noted(store) == {unit: 2}
+    reply = work.commit(work.answered(whole, {}, replace(TRACE, attempt=2)))
+    assert reply.schema == given_up.schema
+    assert reply.nbytes < 800
+    (receipt,) = read_replies(reply)
+    assert isinstance(receipt, Receipt)
+    assert receipt == read_receipt(store, made.part_name(unit))
+    assert noted(store) == {}
+
+
+def test_a_store_that_takes_nothing_any_more_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = JobWork(job_tasks("generate"), 7, LocalStore(str(tmp_path)))
-    made = packet(Unit(0, 40, 44), rows_with(4))
-    work.begin(made, 1)
-    work.begin(made, 2)
-    assert noted(LocalStore(str(tmp_path))) == {Unit(0, 40, 44): 2}
-    given_up, answered = work.given_up(made), work.answered(made, {}, TRACE)
-    assert is_given_up(given_up)
-    assert not is_given_up(answered)
-    assert given_up.schema == answered.schema
-    assert unit_of(given_up) == Unit(0, 40, 44)
-    assert given_up.nbytes < 400
-    assert trace_of(answered) == TRACE
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    tasks, store = job_tasks("generate"), LocalStore(str(tmp_path))
+    schema = output_schema(pa.schema([("id", pa.int64())]), tasks)
+    work = JobWork(tasks, 7, NewParts(store, plan(44, unit_rows=40), schema))
+    whole = packet(Unit(0, 40, 44), rows_with(4))
+    monkeypatch.setattr(LocalStore, "put_if_absent", full)
+    with pytest.raises(StorageError, match=f"{tmp_path} can't be written any more: .*No space"):
+        work.begin(whole, 1)
+    with pytest.raises(StorageError, match=r"can't write a\.parquet rows 40-44: .*No space left"):
+        work.commit(work.answered(whole, {}, TRACE))
 
 
 def test_a_packet_can_be_written_down() -> None:
