@@ -85,8 +85,10 @@ class ProgressBoard:
         """Give the units that are being computed, each with the number of its attempt."""
         return {unit: self._attempts[unit] for unit in self._units}
 
-    def report(self, replica: str, report: Report) -> None:
-        """Take a replica's numbers; `replica` is another one after each restart."""
+    def report(self, replica: str, report: Report | None) -> None:
+        """Take a replica's numbers, if it has any; `replica` is another one after each restart."""
+        if report is None:
+            return
         self._reports[replica] = (time.monotonic(), report)
         self._units |= {unit: rows for unit, rows in report.units.items() if unit in self._units}
 
@@ -129,7 +131,7 @@ def started_board(attempts: Mapping[str, int]) -> Iterator[Any]:
             ray.kill(board)
 
 
-def follow(board: Any, replica: str, report: Report) -> None:
+def follow(board: Any, replica: str, report: Report | None) -> None:
     """Report to the board; when it has ended, end this actor, whoever still holds it.
 
     Where Ray Data is cut short, its tasks and their callbacks hold each other and the replicas,

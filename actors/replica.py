@@ -84,6 +84,8 @@ class Replica:
         self._units: dict[str, tuple[int, int]] = {}
         self._gate = Gate()
         self._fault: GemmarayError | None = None
+        self._engine: EngineThread | None = None
+        threading.Thread(target=self._report, name="report", daemon=True).start()
         try:
             self._engine = EngineThread(lambda: _build(config))
         except EngineDeadError:
@@ -91,8 +93,6 @@ class Replica:
         except GemmarayError as error:
             self._fault = error
             board.give_up.remote(str(error))
-            return
-        threading.Thread(target=self._report, name="report", daemon=True).start()
 
     async def __call__(self, packet: pa.Table) -> pa.Table:
         """Compute and commit one packet, unless it has taken too many processes along.
@@ -141,6 +141,7 @@ class Replica:
     async def _row(self, unit: str, request: Request) -> tuple[Outcome, float]:
         """Give the outcome of a row, and how many seconds it took."""
         outcome: Outcome
+        assert self._engine is not None
         submitted = time.perf_counter()
         try:
             future = self._engine.submit(request.prompt_ids, request.tasks)
@@ -154,11 +155,14 @@ class Replica:
         return outcome, time.perf_counter() - submitted
 
     def _report(self) -> None:
-        while self._engine.alive:
-            stats = self._engine.counters()
-            report = Report(stats.prompt_tokens, stats.output_tokens, dict(self._units))
+        while self._engine is None or self._engine.alive:
+            report = self._numbers(self._engine) if self._engine else None
             follow(self._board, self._id, report)
             time.sleep(REPORT_EVERY_S)
+
+    def _numbers(self, engine: EngineThread) -> Report:
+        stats = engine.counters()
+        return Report(stats.prompt_tokens, stats.output_tokens, dict(self._units))
 
 
 def _build(config: EngineConfig) -> "Engine":

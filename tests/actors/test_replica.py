@@ -204,6 +204,8 @@ def test_a_checkpoint_that_cannot_work_is_told_and_raised_by_the_first_call(boar
         asyncio.run(both(broken, packet(1)))
     with pytest.raises(CheckpointError, match="nowhere"):
         broken.ready()
+    # It has nothing to report, but has to hear of the job's end.
+    assert {report for _, report in board.told("report")} == {None}
 
 
 def test_an_engine_that_does_not_come_up_is_a_death(
