@@ -8,9 +8,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_no_row_is_lost_or_doubled_by_kills_and_zombies(chaos: Chaos) -> None:
-    (figures,) = chaos("commit", "--trials=10", "--seed=1")
-    assert figures["faults"]["SIGKILL"] >= 20
-    assert figures["faults"]["zombies"] >= 5
+    (figures,) = chaos("commit", "--trials=5", "--seed=1")
+    assert figures["faults"]["SIGKILL"] >= 10
+    assert figures["faults"]["zombies"] >= 3
     assert (figures["lost"], figures["doubled"], figures["bad_trials"]) == (0, 0, 0)
     assert figures["parts_changed"] == 0
 

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 
 def test_a_job_whose_driver_is_killed_gives_the_same_table() -> None:
     address = ray.get_runtime_context().gcs_address
-    figures = driver_kills.run(1000, 3, seed=1, address=address, unit_rows=8)
+    figures = driver_kills.run(600, 3, seed=1, address=address, unit_rows=8)
     assert figures["faults"]["SIGKILL"] == 3
     assert (figures["lost"], figures["doubled"]) == (0, 0)
     assert figures["identical"]
