@@ -1,9 +1,9 @@
 """How many replicas run, and what each of them may use.
 
 Every replica leaves room on its node for the small tasks that read, since with none of them left
-the replicas would wait for each other for ever. On a node of 2 CPUs that makes 1 CPU for one replica
-and 0.75 for each of two. These are Ray's units of scheduling; the engine computes with `threads`
-threads, which together fill the node.
+the replicas would wait for ever. On a node of 2 CPUs that makes 1 CPU for one replica and 0.75 for
+each of two. These are Ray's units of scheduling; the engine computes with `threads` threads, which
+together fill the node.
 """
 
 from collections.abc import Mapping, Sequence
