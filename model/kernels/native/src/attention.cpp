@@ -41,6 +41,12 @@ void attend_run(const Attention& a, const Task& task, Scratch& s) {
   }
 }
 
+// The part of shared keys that begins and ends at multiples of LANES, or begins where somebody sees any.
+Range whole(Range shared, long earliest) {
+  const long begin = std::max(aligned(shared.begin + LANES - 1), earliest), end = aligned(shared.end);
+  return begin < end ? Range{begin, end} : Range{aligned(shared.begin), aligned(shared.begin)};
+}
+
 // Rows are ordered by KV head, then by member.
 void attend_members(const Attention& a, const Task& task, Scratch& s) {
   const long group = a.group(), stride = task.count * group;
@@ -53,7 +59,7 @@ void attend_members(const Attention& a, const Task& task, Scratch& s) {
       earliest = std::min(earliest, s.seen[row].begin);
     }
   }
-  const Range shared = {std::max(task.shared.begin, earliest), task.shared.end};
+  const Range shared = whole(task.shared, earliest);
   for (long k = 0; k < task.kv_heads; k++) {
     const Place place = {task.members[0].sequence, task.kv_head + k};
     take_blocks(a, place, shared, k * stride, stride, s);

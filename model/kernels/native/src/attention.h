@@ -1,5 +1,10 @@
 // What the ways of attending share: the arguments, the scratch memory of a thread, how scores become
 // weights, and how a row begins and ends.
+//
+// A query's output has the same bits whichever way takes which keys to it, so long as the soft cap is
+// a safe one: scores are added up over the head's elements in their order, weighted values over pairs
+// of keys from an even position on, and weights by sixteens from a multiple of sixteen on. Text that is
+// sampled does not depend on the batch, then.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +14,7 @@
 
 namespace gemmaray {
 
-constexpr long KEYS = 64;       // per block
+constexpr long KEYS = 64;       // per block; it begins at a multiple of LANES
 constexpr long ROWS = 128;      // queries times heads per task
 constexpr long MAX_SIZE = 256;  // of a head
 // exp of anything that a soft cap lets through stays within float32 and bfloat16.
@@ -66,6 +71,8 @@ inline Range seen(const Attention& a, long sequence, long query) {
   const long position = a.key_lens[sequence] - (starts[1] - starts[0]) + query;
   return {a.window ? std::max(0L, position + 1 - a.window) : 0, position + 1};
 }
+
+inline long aligned(long key) { return key / LANES * LANES; }
 
 inline long offset_of(const Attention& a, Place place, long key) {
   const long at = key - a.first_keys[place.sequence];
@@ -143,15 +150,13 @@ inline void weigh(const Attention& a, Scratch& s, long row, long first, long pad
       s.maxima[row] = maximum;
     }
   }
-  Vec sum = _mm512_setzero_ps();
   for (long i = 0; i < padded; i += LANES) {
     const Vec score = _mm512_load_ps(scores + i);
     const __mmask16 lanes = _mm512_cmp_ps_mask(score, _mm512_set1_ps(-INFINITY), _CMP_NEQ_OQ);
     const Vec weight = _mm512_maskz_mov_ps(lanes, exp(_mm512_sub_ps(score, _mm512_set1_ps(maximum))));
-    sum = _mm512_add_ps(sum, weight);
+    s.sums[row] += _mm512_reduce_add_ps(weight);
     store_bf16(s.weights + row * KEYS + i, weight);
   }
-  s.sums[row] += _mm512_reduce_add_ps(sum);
 }
 
 // Takes keys of a place to rows [row, row + count), whose queries are in the scratch:

@@ -5,48 +5,19 @@
 namespace gemmaray {
 namespace {
 
-// Writes 16 rows of 16 pairs as 16 pairs of 16 rows: a transposition of 32-bit elements.
-inline void transpose(const int32_t* const (&rows)[16], long at, int32_t* out, long stride) {
-  __m512i r[16], t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(rows[i] + at);
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) {
-    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    _mm512_storeu_si512(out + i * stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
-    _mm512_storeu_si512(out + (4 + i) * stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
-    _mm512_storeu_si512(out + (8 + i) * stride, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
-    _mm512_storeu_si512(out + (12 + i) * stride, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
-  }
+alignas(64) const bf16 zeros[MAX_SIZE] = {};
+
+// Where a key lies; zeros stand for those that are not among `keys`.
+inline const bf16* at(const Attention& a, Place place, const bf16* from, long key, Range keys) {
+  return key < keys.begin || key >= keys.end ? zeros : from + offset_of(a, place, key);
 }
 
-// Packs `count` keys from `first` on into panels [KEYS / 32][size / 2][32][2], zeros behind them.
-void pack_keys(const Attention& a, Place place, long first, long count, bf16* out) {
-  alignas(64) static const bf16 zeros[MAX_SIZE] = {};
-  const long padded = (count + PANEL - 1) / PANEL * PANEL;
+// Packs keys from `first` on into panels [KEYS / 32][size / 2][32][2].
+void pack_keys(const Attention& a, Place place, long first, long padded, Range keys, bf16* out) {
   for (long key = 0; key < padded; key += LANES) {
     const int32_t* rows[16];
     for (long i = 0; i < LANES; i++) {
-      rows[i] = (const int32_t*)(key + i < count ? a.keys + offset_of(a, place, first + key + i)
-                                                 : zeros);
+      rows[i] = (const int32_t*)at(a, place, a.keys, first + key + i, keys);
     }
     int32_t* panel = (int32_t*)out + key / PANEL * a.size / 2 * PANEL + key % PANEL;
     for (long pair = 0; pair < a.size / 2; pair += LANES) {
@@ -55,13 +26,12 @@ void pack_keys(const Attention& a, Place place, long first, long count, bf16* ou
   }
 }
 
-// Packs values into panels [size / 32][keys / 2][32][2]; keys come in pairs, the last with zeros.
+// Packs values into panels [size / 32][keys / 2][32][2]; keys come in pairs.
 // Of each 32 columns the order is that in which the unpacking leaves them.
-void pack_values(const Attention& a, Place place, long first, long count, long padded, bf16* out) {
-  alignas(64) static const bf16 zeros[MAX_SIZE] = {};
+void pack_values(const Attention& a, Place place, long first, long padded, Range keys, bf16* out) {
   for (long key = 0; key < padded; key += 2) {
-    const bf16* even = key < count ? a.values + offset_of(a, place, first + key) : zeros;
-    const bf16* odd = key + 1 < count ? a.values + offset_of(a, place, first + key + 1) : zeros;
+    const bf16* even = at(a, place, a.values, first + key, keys);
+    const bf16* odd = at(a, place, a.values, first + key + 1, keys);
     for (long column = 0; column < a.size; column += PANEL) {
       const __m512i one = _mm512_loadu_si512(even + column), two = _mm512_loadu_si512(odd + column);
       bf16* to = out + column * padded + key * PANEL;
@@ -112,11 +82,11 @@ struct Mix {
 
 void take_blocks(const Attention& a, Place place, Range keys, long row, long count, Scratch& s) {
   const long size = a.size, end = row + count;
-  for (long key = keys.begin; key < keys.end; key += KEYS) {
+  for (long key = aligned(keys.begin); key < keys.end; key += KEYS) {
     const long here = std::min(KEYS, keys.end - key);
     const long padded = (here + PANEL - 1) / PANEL * PANEL;
-    pack_keys(a, place, key, here, s.keys);
-    pack_values(a, place, key, here, padded, s.values);
+    pack_keys(a, place, key, padded, keys, s.keys);
+    pack_values(a, place, key, padded, keys, s.values);
     // The first rows may lie wholly before these keys.
     while (row < end && s.seen[row].end <= key) row++;
     in_tiles(row, end - row, [&](long i, int height) {

@@ -7,81 +7,105 @@
 namespace gemmaray {
 namespace {
 
-constexpr long SINGLE = 16;  // keys per block
+constexpr long SINGLE = 2 * LANES;  // keys per block; it begins at a multiple of LANES
 
-// A block of a span: its keys and values of the first KV head; the last one twice.
+// A block of a span: its keys and values of the first KV head. Where there are none, others stand.
 struct Block {
   const Span* span;
   long first, count;
-  const bf16 *keys[SINGLE + 1], *values[SINGLE + 1];
+  const bf16 *keys[SINGLE], *values[SINGLE];
 };
 
 // Walks through the blocks of all spans.
 class Blocks {
  public:
   Blocks(const Attention& a, const Span* spans, long count, long kv_head)
-      : a_(a), span_(spans), end_(spans + count), kv_head_(kv_head), key_(spans->keys.begin) {}
+      : a_(a), span_(spans), end_(spans + count), kv_head_(kv_head) {
+    begin_span();
+  }
 
   // Returns the next block; none has a count of 0.
   Block next() {
     while (span_ < end_ && key_ >= span_->keys.end) {
-      if (++span_ < end_) key_ = span_->keys.begin;
+      span_++;
+      begin_span();
     }
     if (span_ == end_) return {};
     Block block;
     block.span = span_;
     block.first = key_;
     block.count = std::min(span_->keys.end - key_, SINGLE);
-    for (long i = 0; i < block.count; i++) {
-      const long offset = offset_of(a_, {span_->sequence, kv_head_}, key_ + i);
+    const Place place = {span_->sequence, kv_head_};
+    for (long i = 0; i < SINGLE; i++) {
+      const long key = std::clamp(key_ + i, span_->keys.begin, span_->keys.end - 1);
+      const long offset = offset_of(a_, place, key);
       block.keys[i] = a_.keys + offset;
       block.values[i] = a_.values + offset;
     }
-    block.keys[block.count] = block.keys[block.count - 1];
-    block.values[block.count] = block.values[block.count - 1];
     key_ += SINGLE;
     return block;
   }
 
  private:
+  void begin_span() {
+    // An empty span has no block, wherever it would begin.
+    if (span_ < end_) key_ = span_->keys.begin < span_->keys.end ? aligned(span_->keys.begin)
+                                                                 : span_->keys.end;
+  }
+
   const Attention& a_;
   const Span *span_, *end_;
   const long kv_head_;
-  long key_;
+  long key_ = 0;
 };
 
-// Scores of a block's keys for HEADS rows from `row` on, two keys at a time. Meanwhile it fetches the
-// keys of the next block, if that is asked for.
-template <int HEADS>
-__attribute__((noinline)) void score_block(Scratch& s, const Block& block, const Block& next,
-                                           bool fetch, long offset, long size, long row) {
-  const bf16* queries = s.queries + row * size;
-  for (long i = 0; i < block.count; i += 2) {
-    const bf16 *one = block.keys[i] + offset, *two = block.keys[i + 1] + offset;
-    const long coming = fetch && i < next.count ? i : -1;
-    __m512 sums[2][HEADS];
+// Scores of GROUPS times 16 keys of a block for HEADS rows from `row` on: element after element, as
+// `accumulate` adds them. Meanwhile it fetches the keys of the next block, if that is asked for.
+template <int HEADS, int GROUPS>
+__attribute__((noinline)) void score_keys(Scratch& s, const Block& block, const Block& next,
+                                          bool fetch, long offset, long size, long row) {
+  alignas(64) int32_t pairs[GROUPS][LANES * LANES];
+  const int32_t *queries = (const int32_t*)(s.queries + row * size), *keys[GROUPS][LANES];
+  for (int g = 0; g < GROUPS; g++) {
+    for (long i = 0; i < LANES; i++) keys[g][i] = (const int32_t*)(block.keys[g * LANES + i] + offset);
+  }
+  __m512 sums[HEADS][GROUPS];
 #pragma GCC unroll 4
-    for (int h = 0; h < HEADS; h++) sums[0][h] = sums[1][h] = _mm512_setzero_ps();
-    for (long j = 0; j < size; j += 32) {
-      if (coming >= 0) {
-        _mm_prefetch((const char*)(next.keys[coming] + offset + j), _MM_HINT_T1);
-        _mm_prefetch((const char*)(next.keys[coming + 1] + offset + j), _MM_HINT_T1);
-      }
-      const __m512i first = _mm512_loadu_si512(one + j), second = _mm512_loadu_si512(two + j);
+  for (int h = 0; h < HEADS; h++) {
+#pragma GCC unroll 2
+    for (int g = 0; g < GROUPS; g++) sums[h][g] = _mm512_setzero_ps();
+  }
+  for (long pair = 0; pair < size / 2; pair += LANES) {
+    for (long i = 0; fetch && i < next.count; i++) {
+      _mm_prefetch((const char*)(next.keys[i] + offset + 2 * pair), _MM_HINT_T1);
+    }
+#pragma GCC unroll 2
+    for (int g = 0; g < GROUPS; g++) transpose(keys[g], pair, pairs[g], LANES);
+    for (long k = 0; k < LANES; k++) {
 #pragma GCC unroll 4
       for (int h = 0; h < HEADS; h++) {
-        const __m512i query = _mm512_loadu_si512(queries + h * size + j);
-        Bf16::dot(sums[0][h], first, query);
-        Bf16::dot(sums[1][h], second, query);
+        const __m512i query = _mm512_set1_epi32(queries[h * size / 2 + pair + k]);
+#pragma GCC unroll 2
+        for (int g = 0; g < GROUPS; g++) {
+          Bf16::dot(sums[h][g], query, _mm512_load_si512(pairs[g] + k * LANES));
+        }
       }
     }
+  }
 #pragma GCC unroll 4
-    for (int h = 0; h < HEADS; h++) {
-      float* to = s.scores + (row + h) * KEYS + i;
-      to[0] = _mm512_reduce_add_ps(sums[0][h]);
-      to[1] = _mm512_reduce_add_ps(sums[1][h]);
+  for (int h = 0; h < HEADS; h++) {
+#pragma GCC unroll 2
+    for (int g = 0; g < GROUPS; g++) {
+      _mm512_store_ps(s.scores + (row + h) * KEYS + g * LANES, sums[h][g]);
     }
   }
+}
+
+template <int HEADS>
+void score_block(Scratch& s, const Block& block, const Block& next, bool fetch, long offset,
+                 long size, long row) {
+  (block.count > LANES ? score_keys<HEADS, 2> : score_keys<HEADS, 1>)(s, block, next, fetch, offset,
+                                                                       size, row);
 }
 
 // Adds the weighted values of a block to HEADS rows of the output, two keys at a time.
