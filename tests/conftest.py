@@ -19,6 +19,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Last, since others look at this process's children and ports, of which a cluster has many.
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")

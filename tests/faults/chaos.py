@@ -26,7 +26,7 @@ Figures = dict[str, Any]
 
 TRIALS = {"commit": 1000, "controls": 60, "s3": 300, "driver": 50, "nodes": 60, "mutations": 2000}
 ROWS = {"driver": 20_000, "nodes": 4_000, "spill": 20_000, "memory": 1_000_000}
-WORKER_SHARE, NODE_SHARE = 40 / 60, 15 / 60  # of the kills; the rest are heads
+NODE_SHARE, HEAD_SHARE = 15 / 60, 5 / 60  # of the kills, and one each; the rest are workers
 
 
 def main() -> None:
@@ -124,9 +124,10 @@ def nodes(options: argparse.Namespace) -> Iterator[Figures]:
     """Row 5."""
     from . import node_kills  # noqa: PLC0415
 
-    workers = round(options.trials * WORKER_SHARE)
-    lost_nodes = round(options.trials * NODE_SHARE)
-    heads = options.trials - workers - lost_nodes
+    lost_nodes, heads = (
+        max(1, round(options.trials * share)) for share in (NODE_SHARE, HEAD_SHARE)
+    )
+    workers = options.trials - lost_nodes - heads
     yield node_kills.run(workers, lost_nodes, heads, options.rows, options.seed)
 
 
