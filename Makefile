@@ -9,7 +9,7 @@
 #   make docs     write docs/cli.md anew from the command's own help
 #   make bench    measure the engine beside others (benchmarks/peers/install.sh installs them);
 #                 110 minutes on a quiet machine. BENCH=mini (2b, job): only this part
-#   make chaos    kill, stop and cut off jobs at random for an hour; docs/reliability.md says how.
+#   make chaos    kill, stop and cut off jobs at random for two hours; docs/reliability.md says how.
 #                 ARGS="commit --trials 100" or ARGS="--scale 0.05" for less
 #   make clean    remove .venv, caches and out/
 #
