@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from model import Engine, EngineConfig
@@ -11,6 +12,7 @@ from tests.model.tokenizer_fixture import write_tokenizer
 from tests.model.ways import Way
 
 MakeEngine = Callable[..., Engine]
+Children = Callable[[], set[int]]
 LABELS = {"id2label": {0: "O", 1: "B-NAME", 2: "I-NAME"}}
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lm": ("Gemma2ForCausalLM", {}),
@@ -73,3 +75,17 @@ def make(folders: dict[str, Path]) -> Iterator[MakeEngine]:
     yield build
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def children() -> Children:
+    """Give the processes that this test has started so far and that have not ended.
+
+    Those of earlier tests, such as an S3 server that a session shares, are not among them.
+    """
+
+    def running() -> set[int]:
+        return {child.pid for child in psutil.Process().children() if child.is_running()}
+
+    before = running()
+    return lambda: running() - before

@@ -24,7 +24,7 @@ from model.checkpoint import Shard
 from model.engine import runner
 from tests.model.helpers import random_ids, report
 
-from .conftest import MakeEngine
+from .conftest import Children, MakeEngine
 
 ENDS_WITHIN_S = {"kill": 2.0, "raise": 2.0, "stop": 15.0}
 SAYS = {
@@ -35,15 +35,10 @@ SAYS = {
 ANSWER = SamplingParams(max_tokens=4, ignore_eos=True)
 
 
-def children() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if child.is_running()}
-
-
 @pytest.fixture(autouse=True)
-def _no_orphans() -> Iterator[None]:
-    before = children()
+def _no_orphans(children: Children) -> Iterator[None]:
     yield
-    assert children() == before
+    assert not children()
 
 
 @pytest.fixture
@@ -108,7 +103,7 @@ def test_a_leader_that_is_still_loading_ends_too(
 
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_before_its_first_word(
-    make: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: MakeEngine, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.engine.watchdog.SILENCE_S", 2.0)
 
@@ -140,7 +135,7 @@ def test_ranks_that_wait_for_each_other_are_ended(
 
 @pytest.mark.slow
 def test_a_leader_that_nothing_frees_is_reported(
-    make: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: MakeEngine, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.engine.watchdog.STUCK_S", 0.2)
     freed = threading.Event()
@@ -151,7 +146,7 @@ def test_a_leader_that_nothing_frees_is_reported(
         freed.set()
 
     engine = make(tensor_parallel=2, on_stuck=on_stuck)
-    (rank,) = psutil.Process().children()
+    (rank,) = map(psutil.Process, children())
     monkeypatch.setattr("model.engine.executor.compute", lambda *_: (rank.kill(), freed.wait(30)))
     with pytest.raises(EngineDeadError, match=r"^a step failed: rank 1 died"):
         engine.generate([random_ids(9)], ANSWER)
@@ -201,6 +196,7 @@ def test_what_the_leader_raises_amid_a_step_ends_the_group_too(
     raised: type[BaseException],
     says: str | None,
     make: MakeEngine,
+    children: Children,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = make(tensor_parallel=2)
@@ -213,7 +209,9 @@ def test_what_the_leader_raises_amid_a_step_ends_the_group_too(
 
 
 @pytest.mark.slow
-def test_ranks_end_with_an_engine_that_nobody_closes(folders: dict[str, Path]) -> None:
+def test_ranks_end_with_an_engine_that_nobody_closes(
+    folders: dict[str, Path], children: Children
+) -> None:
     engine = Engine(EngineConfig(checkpoint=str(folders["lm"]), tensor_parallel=2, threads=1))
     assert children()
     del engine

@@ -11,7 +11,7 @@ import torch
 from model import Engine, EngineConfig, SamplingParams
 from tests.model.helpers import oracle, random_ids
 
-from .conftest import MakeEngine
+from .conftest import Children, MakeEngine
 
 PROMPTS = [random_ids(n, seed=n) for n in (3, 9, 17, 1)]
 PARAMS = [
@@ -68,7 +68,7 @@ def test_every_answer_is_that_of_one_rank(size: int, wide_engine: MakeEngine) ->
 
 @pytest.mark.slow
 def test_ranks_listen_on_loopback_and_engines_do_not_meet(
-    wide_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    wide_engine: MakeEngine, children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A name that leads to an address beyond this machine would be gloo's choice otherwise.
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
@@ -76,7 +76,7 @@ def test_ranks_listen_on_loopback_and_engines_do_not_meet(
     engines = [wide_engine(tensor_parallel=2) for _ in range(2)]
     answers = [engine.generate(PROMPTS, PARAMS[0]) for engine in engines]
     assert answers[0] == answers[1]
-    processes = [psutil.Process(), *psutil.Process().children()]
+    processes = [psutil.Process(), *map(psutil.Process, children())]
     ports = [
         connection.laddr
         for process in processes
