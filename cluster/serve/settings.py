@@ -4,7 +4,7 @@ They come as text from `serve run ... key=value`, so numbers may be written as t
 """
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -101,8 +101,10 @@ class ModelArgs(Arguments):
         """Give the settings of one replica's engine. Raises ParameterError."""
         values = {name: getattr(self, name) for name in ENGINE_FIELDS}
         given = {name: value for name, value in values.items() if value is not None}
-        # Online, whoever came first begins first.
-        return EngineConfig(checkpoint=self.model, schedule="fcfs", **given)
+        folder = Path(self.model).expanduser()
+        # Replicas run in folders of their own. Online, whoever came first begins first.
+        checkpoint = str(folder.absolute()) if folder.is_dir() else self.model
+        return EngineConfig(checkpoint=checkpoint, schedule="fcfs", **given)
 
 
 class Limits(Arguments):

@@ -1,0 +1,140 @@
+"""`gemmaray serve`: an application on a Ray of its own, or on a cluster, until it is to end."""
+
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from cluster.connect import connected
+from cluster.options import UsageError
+from model.errors import ParameterError
+from model.params import one_line
+
+from .settings import ServeArgs
+
+APP = "gemmaray"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an application listens, and the cluster that it runs on; None is one of its own."""
+
+    host: str
+    port: int
+    address: str | None
+
+    def __str__(self) -> str:
+        """Write the URL of the API."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody else reaches it but who is on this machine."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -> None:
+    """Serve until Ctrl-C or SIGTERM; requests that are in flight then are answered first.
+
+    Args:
+        values: of ServeArgs; without api_key_file whoever is on this machine may use the models.
+        place: where.
+        quiet: print errors only.
+
+    Raises:
+        GemmarayError: a setting can't be used, or Ray can't be started.
+    """
+    if "api_key_file" not in values and not place.is_private:
+        raise UsageError(
+            f"{place.host} is open to others: name those who may ask with --api-key-file, "
+            "or listen on 127.0.0.1"
+        )
+    anonymous = "api_key_file" not in values
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    _check_port(place)
+    args = _arguments({**values, "anonymous": anonymous})
+    console.print("joining the Ray cluster" if place.address else "starting Ray on this machine")
+    with _told_to_end() as end, connected(place.address), _told_to_end() as end_in_ray:
+        names = ", ".join(model.served_name for model in args.models)
+        console.print(f"loading {names}")
+        with _running(args, place):
+            console.print(f"serving {names} at {place}; Ctrl-C ends it")
+            while not end.is_set() and not end_in_ray.wait(1.0):
+                pass
+            console.print("ending: requests in flight are answered first")
+
+
+@contextmanager
+def _running(args: ServeArgs, place: Place) -> Iterator[None]:
+    """Have the application run inside the block."""
+    from ray import serve  # noqa: PLC0415 - Ray is imported once its environment is settled
+
+    from . import build_app  # noqa: PLC0415
+
+    serve.start(http_options={"host": place.host, "port": place.port})
+    try:
+        try:
+            serve.run(build_app(args), name=APP, route_prefix="/")
+        except RuntimeError as error:
+            raise ParameterError(f"the models can't be served: {_reason(error)}") from None
+        yield
+    finally:
+        serve.delete(APP)
+        if place.address is None:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _reason(error: RuntimeError) -> str:
+    """Find in Serve's report, which ends with a traceback, what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _arguments(values: dict[str, Any]) -> ServeArgs:
+    try:
+        return ServeArgs.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError(one_line(error)) from None
+
+
+def _check_port(place: Place) -> None:
+    """Try the port first: Serve's proxy would try it again and again."""
+    if place.address is not None:
+        return
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((place.host, place.port))
+        except OSError as error:
+            raise UsageError(f"can't listen on {place.host}:{place.port}: {error}") from None
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Have an event set by Ctrl-C or SIGTERM; a second one ends the process at once."""
+    told = threading.Event()
+
+    def tell(number: int, _frame: object) -> None:
+        if told.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        told.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
