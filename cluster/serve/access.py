@@ -6,6 +6,7 @@ takes a key, also those that do not exist.
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -70,11 +71,11 @@ class Keys:
             if match is None:
                 raise KeyFileError(
                     f"{path}, line {number} is not NAME sha256:DIGEST; "
-                    "`gemmaray api-key NAME` makes such a line"
+                    "`gemmaray api-key FILE NAME` writes such a line"
                 )
             names[bytes.fromhex(match["digest"])] = match["name"]
         if not names:
-            raise KeyFileError(f"{path} holds no key: `gemmaray api-key NAME` makes one")
+            raise KeyFileError(f"{path} holds no key: `gemmaray api-key FILE NAME` makes one")
         return cls(names)
 
     def caller(self, authorization: bytes | None) -> Caller | None:
@@ -99,6 +100,22 @@ def new_key(name: str) -> tuple[str, str]:
     if not LINE.fullmatch(line):
         raise KeyFileError("a key's name is up to 64 letters, digits, and any of . _ @ -")
     return key, line
+
+
+def add_key(file: Path, name: str) -> str:
+    """Make a key, and put its digest into a file that nobody else may read, if it is new.
+
+    Raises:
+        KeyFileError: the name can't be used, or the file can't be written.
+    """
+    key, line = new_key(name)
+    try:
+        descriptor = os.open(file.expanduser(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as keys:
+            keys.write(f"{line}\n")
+    except OSError as error:
+        raise KeyFileError(f"can't write {file}: {error}") from None
+    return key
 
 
 class Access:

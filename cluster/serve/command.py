@@ -1,12 +1,14 @@
 """`gemmaray serve`: an application on a Ray of its own, or on a cluster, until it is to end."""
 
 import ipaddress
+import logging
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,10 +16,14 @@ from rich.console import Console
 
 from cluster.connect import connected
 from cluster.options import UsageError
+from model.config import ModelConfig
 from model.errors import ParameterError
+from model.locate import locate
 from model.params import one_line
+from model.tokenizer import load_tokenizer
 
-from .settings import ServeArgs
+from .access import Keys
+from .settings import ModelArgs, ServeArgs
 
 APP = "gemmaray"
 
@@ -64,6 +70,11 @@ def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     _check_port(place)
     args = _arguments({**values, "anonymous": anonymous})
+    if args.api_key_file is not None:
+        Keys.read(args.api_key_file)  # what is wrong shows before anything is started
+    if place.address is None:
+        for model in args.models:
+            _inspect(model)
     console.print("joining the Ray cluster" if place.address else "starting Ray on this machine")
     with _told_to_end() as end, connected(place.address), _told_to_end() as end_in_ray:
         names = ", ".join(model.served_name for model in args.models)
@@ -82,23 +93,54 @@ def _running(args: ServeArgs, place: Place) -> Iterator[None]:
 
     from . import build_app  # noqa: PLC0415
 
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # what it says is raised as well
     serve.start(http_options={"host": place.host, "port": place.port})
     try:
         try:
-            serve.run(build_app(args), name=APP, route_prefix="/")
-        except RuntimeError as error:
-            raise ParameterError(f"the models can't be served: {_reason(error)}") from None
+            serve.run(build_app(_on_this_ray(args)), name=APP, route_prefix="/")
+        except RuntimeError:
+            raise ParameterError(f"the models can't be served: {_reason()}") from None
         yield
     finally:
         serve.delete(APP)
-        if place.address is None:
-            serve.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _reason(error: RuntimeError) -> str:
-    """Find in Serve's report, which ends with a traceback, what was raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _on_this_ray(args: ServeArgs) -> ServeArgs:
+    """Have engines for which nothing was said share the CPUs of the smallest node."""
+    import ray  # noqa: PLC0415
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    cpus = min(node["Resources"].get("CPU", 1.0) for node in nodes if node["Alive"])
+    engines = sum(model.replica_range[1] for model in args.models)
+    share = cpus / engines
+    share = float(floor(share)) if share >= 1 else share
+    models = [
+        model if "cpus" in model.model_fields_set else model.model_copy(update={"cpus": share})
+        for model in args.models
+    ]
+    return args.model_copy(update={"models": tuple(models)})
+
+
+def _reason() -> str:
+    """Find what was raised in the messages of deployments, which end with a traceback."""
+    from ray import serve  # noqa: PLC0415
+
+    reports = serve.status().applications[APP].deployments.values()
+    lines = [line.strip() for report in reports for line in report.message.splitlines()]
+    raised = [line for line in lines if "Error: " in line]
+    return next(iter(raised or filter(None, lines)), "Serve does not say why")
+
+
+def _inspect(model: ModelArgs) -> None:
+    """Find what is wrong with a checkpoint before processes are started for it.
+
+    Raises:
+        GemmarayError: it can't be found or used.
+    """
+    config = model.engine_config()
+    folder = locate(config.checkpoint, config.revision)
+    ModelConfig.from_folder(folder).model_len(config.max_model_len)
+    load_tokenizer(folder)
 
 
 def _arguments(values: dict[str, Any]) -> ServeArgs:

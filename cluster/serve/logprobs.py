@@ -1,8 +1,8 @@
 r"""Log-probabilities in OpenAI's two shapes.
 
 JSON has no minus infinity, and OpenAI writes -9999 for what is next to impossible. A token that is
-part of a character is written as `bytes:\xe2\x82`, as OpenAI does; the bytes of all tokens put
-together are the text.
+part of a character is written as `bytes:\xe2\x82`, as OpenAI does; the bytes of all tokens but
+the control tokens, put together, are the text.
 """
 
 import codecs

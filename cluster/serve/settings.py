@@ -131,13 +131,13 @@ class ServeArgs(Arguments):
 
     Attributes:
         models: to serve, each with a name of its own.
-        api_key_file: lines of `NAME sha256:DIGEST`; see `gemmaray api-key`.
+        api_key_file: lines of `NAME sha256:DIGEST`; `gemmaray api-key` writes them.
         anonymous: serve whoever reaches the port. One of the two must be chosen.
         limits: what one request may take.
         front_doors: replicas of the part that speaks HTTP.
     """
 
-    models: tuple[ModelArgs, ...] = Field(min_length=1)
+    models: tuple[ModelArgs, ...]
     api_key_file: str | None = None
     anonymous: bool = False
     limits: Limits = Field(default_factory=Limits)
@@ -159,6 +159,8 @@ class ServeArgs(Arguments):
             raise ValueError(
                 "say who may use the models: api_key_file=FILE, or anonymous=true for everybody"
             )
+        if not self.models:
+            raise ValueError("models is empty: give at least one")
         names = [model.served_name for model in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
