@@ -33,7 +33,7 @@ Output = Annotated[
 ]
 
 app = typer.Typer(
-    help="Gemma 2 over Parquet: generations and scores, on one machine or a Ray cluster.",
+    help="Gemma 2 over Parquet and HTTP: generations and scores, on one machine or a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

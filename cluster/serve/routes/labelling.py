@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from actors.calls import AskLabels, AskTags, Prompt, PromptAnswer
 from cluster.serve.errors import bad_request
+from cluster.serve.logprobs import finite
 from cluster.serve.protocol.base import PromptUsage
 from cluster.serve.protocol.labelling import (
     Classification,
@@ -91,7 +92,7 @@ def _classification(index: int, answer: PromptAnswer) -> Classification:
         label=output.label,
         score=output.score,
         scores=[LabelScore(label=item.label, score=item.score) for item in output.scores],
-        logits=list(output.logits),
+        logits=[finite(logit) for logit in output.logits],
     )
 
 

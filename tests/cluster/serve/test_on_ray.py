@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from ray import serve
 
@@ -91,6 +92,27 @@ def test_what_does_not_fit_into_the_queue_is_refused(url: str) -> None:
     assert counts.keys() == {200, 429}
     assert counts[200] >= 4
     assert {reply.headers.get("retry-after") for reply in replies} == {None, "1"}
+
+
+def test_a_replica_that_dies_is_replaced(url: str) -> None:
+    """Who waited for it is told to try again, and OpenAI's client does so by itself."""
+    (replica,) = [p for p in psutil.process_iter() if f"{APP}:demo" in " ".join(_title(p))]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, url, **ENDLESS)
+        time.sleep(0.7)
+        replica.kill()
+        reply = waiting.result()
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+    assert reply.json()["error"]["code"] == "engine_unavailable"
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=5, timeout=60)
+    assert client.completions.create(model="demo", prompt="x", max_tokens=1).choices
+
+
+def _title(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_a_rolling_redeploy_drops_no_request(url: str) -> None:

@@ -1,5 +1,6 @@
 """What an application is built from, and the two commands."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,28 @@ def test_autoscaling_has_a_target_that_is_reached() -> None:
     assert model.replica_range == (1, 4)
     assert model.target == 16
     assert ModelArgs(model="a/b", target_ongoing=3).target == 3
+
+
+def test_what_ray_serve_is_told(tmp_path: Path) -> None:
+    # Imported here: it takes seconds, and brings Ray.
+    deployments = importlib.import_module("cluster.serve.deployments")
+    model = ModelArgs(model="a/b", replicas="1..4", device="cuda", tensor_parallel=2, max_queued=9)
+    options = deployments._options(model, "b", 30.0)
+    assert options["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 2}
+    assert options["max_queued_requests"] == 9
+    assert options["graceful_shutdown_timeout_s"] == 30
+    assert options["autoscaling_config"] == {
+        "min_replicas": 1,
+        "max_replicas": 4,
+        "target_ongoing_requests": 32,
+    }
+    fixed = deployments._options(ModelArgs(model="a/b", replicas=2, device="cpu"), "b", 30.0)
+    assert fixed["num_replicas"] == 2
+    assert fixed["ray_actor_options"] == {"num_cpus": 1}
+    taken: set[str] = set()
+    for model_name in ("google/gemma-2-2b", "google-gemma-2-2b", "\N{PILE OF POO}"):
+        taken.add(deployments._deployment_name(model_name, taken))
+    assert taken == {"google-gemma-2-2b", "google-gemma-2-2b-2", "model"}
 
 
 def test_arguments_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
