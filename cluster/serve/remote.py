@@ -44,15 +44,13 @@ class RemoteBackend:
     async def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Answer a call token by token."""
         events = self._streaming.stream.remote(call)
-        done = False
         try:
             with _translated():
                 async for some in events:
                     yield some
-            done = True
-        finally:
-            if not done:
-                events.cancel()
+        except (asyncio.CancelledError, GeneratorExit):
+            events.cancel()
+            raise
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
         """Give the tokens of a prompt."""
