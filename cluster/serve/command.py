@@ -16,11 +16,13 @@ from rich.console import Console
 
 from cluster.connect import connected
 from cluster.options import UsageError
+from cluster.signals import sigterm_interrupts
 from model.config import ModelConfig
 from model.errors import ParameterError
 from model.locate import locate
 from model.params import one_line
 from model.tokenizer import load_tokenizer
+from pipelines.errors import JobInterrupted
 
 from .access import Keys
 from .settings import ModelArgs, ServeArgs
@@ -60,6 +62,7 @@ def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -
 
     Raises:
         GemmarayError: a setting can't be used, or Ray can't be started.
+        JobInterrupted: it was told to end while it loaded, or twice.
     """
     if "api_key_file" not in values and not place.is_private:
         raise UsageError(
@@ -76,14 +79,22 @@ def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -
         for model in args.models:
             _inspect(model)
     console.print("joining the Ray cluster" if place.address else "starting Ray on this machine")
-    with _told_to_end() as end, connected(place.address), _told_to_end() as end_in_ray:
-        names = ", ".join(model.served_name for model in args.models)
-        console.print(f"loading {names}")
-        with _running(args, place):
-            console.print(f"serving {names} at {place}; Ctrl-C ends it")
-            while not end.is_set() and not end_in_ray.wait(1.0):
-                pass
-            console.print("ending: requests in flight are answered first")
+    try:
+        # Ray takes SIGTERM for itself when it is connected, so it is taken back then.
+        with sigterm_interrupts(), connected(place.address), sigterm_interrupts():
+            _serve(args, place, console)
+    except KeyboardInterrupt:
+        raise JobInterrupted("interrupted") from None
+
+
+def _serve(args: ServeArgs, place: Place, console: Console) -> None:
+    names = ", ".join(model.served_name for model in args.models)
+    console.print(f"loading {names}")
+    with _running(args, place), _told_to_end() as end:
+        console.print(f"serving {names} at {place}; Ctrl-C ends it")
+        while not end.wait(1.0):
+            pass
+        console.print("ending: requests in flight are answered first; Ctrl-C ends it at once")
 
 
 @contextmanager
@@ -165,13 +176,12 @@ def _check_port(place: Place) -> None:
 
 @contextmanager
 def _told_to_end() -> Iterator[threading.Event]:
-    """Have an event set by Ctrl-C or SIGTERM; a second one ends the process at once."""
+    """Have an event set by the first Ctrl-C or SIGTERM; the next one is KeyboardInterrupt."""
     told = threading.Event()
 
-    def tell(number: int, _frame: object) -> None:
+    def tell(_number: int, _frame: object) -> None:
         if told.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            raise KeyboardInterrupt
         told.set()
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}

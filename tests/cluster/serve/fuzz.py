@@ -51,8 +51,8 @@ def before_call(context, case, kwargs):
 def short(context, body):
     if isinstance(body.get("model"), str) and 0 < len(body["model"]) <= 256:
         body["model"] = MODELS.get(context.operation.path, "demo")
-    if "messages" in body and "chat" in context.operation.path:
-        body.setdefault("max_tokens", 3)
+    if "chat" in context.operation.path and body.get("max_tokens") is None:
+        body["max_tokens"] = 3
     for name, most in MOST.items():
         if type(body.get(name)) is int and most < body[name] < 100_000:
             body[name] = most
@@ -89,7 +89,7 @@ def agreeing(body):
     return {**body, **LABELS} if "labels" in body else body
 """
 # Lists that are too long are to be refused for that.
-LARGE = Limits(max_body_bytes=256 << 20)
+LARGE = Limits(max_body_bytes=256 << 20, timeout_s=5)
 COUNT = re.compile(r'gemmaray_http_requests_total\{route="(.*?)",status="(\d+)"\} (\S+)')
 
 
