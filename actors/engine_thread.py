@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ class _Submission:
     tasks: Sequence[Task]
     listener: Listener
     stream: bool
+    salt: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class EngineThread:
         self._listeners: dict[str, Listener] = {}
         self._numbers = count()
         self._stats: EngineStats
+        self._turned: float | None = None
         # Guards _death: whoever finds None under it knows that the loop will see his command.
         self._lock = threading.Lock()
         self._death: BaseException | None = None
@@ -73,9 +76,14 @@ class EngineThread:
         built.result()
 
     def submit(
-        self, prompt: Prompt, tasks: Sequence[Task], request_id: str | None = None
+        self,
+        prompt: Prompt,
+        tasks: Sequence[Task],
+        request_id: str | None = None,
+        *,
+        salt: bytes = b"",
     ) -> Future[RequestOutput]:
-        """Queue a request.
+        """Queue a request; what it is made of is Engine.add_request's.
 
         Returns:
             A future of its output; cancelling it aborts the request. It raises what
@@ -90,7 +98,7 @@ class EngineThread:
                 elif isinstance(item, RequestOutput):
                     future.set_result(item)
 
-        name = self._send(prompt, tasks, request_id, listen, stream=False)
+        name = self._send(prompt, tasks, request_id, listen, stream=False, salt=salt)
 
         def forget(done: Future[RequestOutput]) -> None:
             if done.cancelled():
@@ -100,7 +108,12 @@ class EngineThread:
         return future
 
     async def stream(
-        self, prompt: Prompt, tasks: Sequence[Task], request_id: str | None = None
+        self,
+        prompt: Prompt,
+        tasks: Sequence[Task],
+        request_id: str | None = None,
+        *,
+        salt: bytes = b"",
     ) -> AsyncGenerator[Item, None]:
         """Queue a request and yield its tokens as they come, and its output last.
 
@@ -113,7 +126,7 @@ class EngineThread:
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
-        name = self._send(prompt, tasks, request_id, listen, stream=True)
+        name = self._send(prompt, tasks, request_id, listen, stream=True, salt=salt)
         item: Item | BaseException | None = None
         try:
             while not isinstance(item, RequestOutput):
@@ -134,6 +147,12 @@ class EngineThread:
         """Whether it takes requests."""
         return self._death is None
 
+    @property
+    def stalled_s(self) -> float:
+        """For how many seconds it has been in the same step; 0 while there is nothing to do."""
+        turned = self._turned
+        return 0.0 if turned is None or not self.alive else time.monotonic() - turned
+
     def close(self) -> None:
         """End the engine; requests that are not finished raise EngineDeadError."""
         self._command(_Close())
@@ -149,9 +168,10 @@ class EngineThread:
         listener: Listener,
         *,
         stream: bool,
+        salt: bytes,
     ) -> str:
         name = request_id if request_id is not None else f"submitted-{next(self._numbers)}"
-        if not self._command(_Submission(name, prompt, tasks, listener, stream)):
+        if not self._command(_Submission(name, prompt, tasks, listener, stream, salt)):
             listener(_dead(self._death))
         return name
 
@@ -197,7 +217,9 @@ class EngineThread:
 
     def _loop(self, engine: Engine) -> None:
         while True:
+            self._turned = time.monotonic() if engine.has_work else None
             for command in self._pending(wait=not engine.has_work):
+                self._turned = time.monotonic()
                 if isinstance(command, _Close):
                     return
                 self._obey(engine, command)
@@ -224,7 +246,11 @@ class EngineThread:
         self._listeners[name] = command.listener
         try:
             engine.add_request(
-                command.prompt, command.tasks, request_id=name, stream=command.stream
+                command.prompt,
+                command.tasks,
+                request_id=name,
+                stream=command.stream,
+                salt=command.salt,
             )
         except EngineDeadError:
             raise

@@ -24,6 +24,7 @@ from .options import (
     given,
     job_values,
 )
+from .serve.options import ServeOptions
 from .signature import with_options
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -32,7 +33,7 @@ Output = Annotated[
 ]
 
 app = typer.Typer(
-    help="Gemma 2 over Parquet: generations and scores, on one machine or a Ray cluster.",
+    help="Gemma 2 over Parquet and HTTP: generations and scores, on one machine or a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -259,6 +260,27 @@ def embed(
 ) -> None:
     """Turn each prompt into a vector."""
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
+
+
+@app.command()
+@with_options
+def serve(options: ServeOptions) -> None:
+    """Serve a model behind OpenAI's API, until Ctrl-C."""
+    from .serve.command import Place, serve_models  # noqa: PLC0415
+
+    place = Place(options.host, options.port, options.address)
+    serve_models(options.arguments(), place, quiet=options.quiet)
+
+
+@app.command()
+def api_key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Made if it is not there.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+) -> None:
+    """Make an API key: its digest goes into FILE, and it is shown once."""
+    from .serve.access import add_key  # noqa: PLC0415
+
+    typer.echo(add_key(file, name))
 
 
 @app.command()

@@ -127,11 +127,17 @@ class EmbeddingOutput:
 
 @dataclass(frozen=True, slots=True)
 class LogprobsOutput:
-    """log p(token | tokens before it) of each prompt token; None for the first one."""
+    """log p(token | tokens before it) of each prompt token; None for the first one.
+
+    Attributes:
+        tops: (id, log-probability) of the likeliest tokens at each place, best first, where they
+            were asked for; nothing for the first one.
+    """
 
     prompt_tokens: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float | None, ...]
+    tops: tuple[tuple[tuple[int, float], ...], ...] | None = None
 
 
 TaskOutput = (
@@ -150,11 +156,21 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class TokenDelta:
-    """What one step added to one completion of a streamed request."""
+    """What one step added to one completion of a streamed request.
+
+    Attributes:
+        index: of the completion, among the n of its prompt.
+        token_ids: the tokens.
+        text: what is certain of the text now and was not before; often behind the tokens.
+        logprobs: one per token when they were asked for.
+        finish_reason: how the completion ended, with its last tokens.
+    """
 
     index: int
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,13 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class PromptLogprobs:
-    """The log-probability of every prompt token given those before it."""
+    """The log-probability of every prompt token given those before it.
+
+    Attributes:
+        top: also report this many of the likeliest tokens at each place, at most 100.
+    """
+
+    top: int = 0
 
 
 Task = Generate | ScoreLabels | Classify | TagTokens | Embed | PromptLogprobs

@@ -161,6 +161,11 @@ class GemmaTokenizer:
         """A decoder for one sequence whose tokens come one by one."""
         return Detokenizer(self._pieces[skip_special])
 
+    def piece(self, token_id: int) -> bytes:
+        """What a token stands for: its text in UTF-8, or one byte; nothing past the vocabulary."""
+        piece = self._pieces[False][token_id]
+        return piece.encode() if isinstance(piece, str) else bytes(() if piece is None else [piece])
+
     def _encode(self, text: str) -> list[int]:
         (_, whole), *more = self._encodings(text)
         ids: list[int] = whole.ids

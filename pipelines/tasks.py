@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from model.errors import ParameterError
+from model.labels import LabelTokens
 from model.outputs import (
     ClassificationOutput,
     EmbeddingOutput,
@@ -15,11 +16,11 @@ from model.outputs import (
     TaskOutput,
 )
 from model.params import SamplingParams
-from model.tasks import Classify, Embed, Generate, ScoreLabels, TagTokens, Task
+from model.tasks import Classify, Embed, Generate, TagTokens, Task
 
 from .checkpoint_info import CheckpointInfo
 from .job import EmbedSettings, JobSpec, Tasks
-from .labels import LabelTokens, label_tokens
+from .labels import label_tokens
 
 LABEL_SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
 ENTITIES = pa.list_(
@@ -157,8 +158,7 @@ class ScoreLabelsColumns(_LabelCells):
 
     def task(self, row: Row) -> Task:
         """ScoreLabels, with the tokens that fit the end of the prompt."""
-        ids = self.labels.spaced if row.spaced else self.labels.plain
-        return ScoreLabels(self.labels.names, ids, self.labels.normalize)
+        return self.labels.task(spaced=row.spaced)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,10 @@ class CompletionReader:
             if not self.done and len(self.token_ids) >= self.limit:
                 self._finish("length")
 
+    def logprobs(self, start: int = 0) -> tuple[TokenLogprob, ...] | None:
+        """Return those of the tokens from `start` on, if they were asked for."""
+        return tuple(self._logprobs[start:]) if self._keep_logprobs else None
+
     def result(self) -> Completion:
         """Return the finished completion."""
         assert self.finish_reason is not None
@@ -102,7 +106,7 @@ class CompletionReader:
             text=self.text,
             finish_reason=self.finish_reason,
             cumulative_logprob=self._cumulative,
-            logprobs=tuple(self._logprobs) if self._keep_logprobs else None,
+            logprobs=self.logprobs(),
             stop_string=self._stop_string,
         )
 

@@ -130,6 +130,7 @@ class EngineCore:
         *,
         request_id: str | None = None,
         stream: bool = False,
+        salt: bytes = b"",
     ) -> str:
         """Queue a request; its output comes with a later step's updates.
 
@@ -138,6 +139,8 @@ class EngineCore:
             tasks: what to compute, each kind at most once; the prompt is computed once for all.
             request_id: a name of one's own; it must not be in use.
             stream: report every token as it is drawn.
+            salt: pages of this prompt are shared with prompts of the same salt alone, so that how
+                fast an answer comes tells nobody else what was asked before.
 
         Returns:
             The request's id.
@@ -151,7 +154,7 @@ class EngineCore:
         if request_id in self._requests:
             raise ParameterError(f"request id {request_id!r} is in use")
         tokens = self._factory.encode(prompt)
-        request = self._factory.make(request_id, tokens, tasks, stream=stream)
+        request = self._factory.make(request_id, tokens, tasks, stream=stream, salt=salt)
         self._scheduler.add(self._admission(request))
         self._requests[request_id] = request
         return request_id
@@ -256,7 +259,7 @@ class EngineCore:
         cache, branches = scheduler.cache, request.branch_lengths()
         digests: list[bytes] = []
         if self.config.prefix_caching:
-            digests = page_digests(request.prompt, cache.page_size)
+            digests = page_digests(request.prompt, cache.page_size, request.salt)
         admission = Admission(
             request.request_id,
             EngineSequence(

@@ -17,7 +17,9 @@ from model.outputs import (
     TaggingOutput,
     TaskOutput,
 )
+from model.params import SamplingParams
 from model.pooling import Scores, entities_of, last_real_position
+from model.sampling import SamplingRow
 from model.tasks import ScoreLabels, TagTokens
 
 from .completion import CompletionReader
@@ -276,11 +278,20 @@ class EmbedReader(_PromptOnly):
 
 
 class LogprobsReader(_PromptOnly):
-    """Reports the log-probability of each prompt token given those before it."""
+    """Reports the log-probability of each prompt token given those before it.
 
-    def __init__(self, prompt: Sequence[int]) -> None:
+    Args:
+        prompt: the tokens.
+        top: how many of the likeliest tokens to report at each place.
+
+    Raises on construction: ParameterError: `top` is out of its range.
+    """
+
+    def __init__(self, prompt: Sequence[int], top: int) -> None:
         self.prompt = prompt
         self._logprobs: list[float] = []
+        self._tops: list[tuple[tuple[int, float], ...]] = []
+        self._ranking = SamplingRow(SamplingParams(logprobs=top)) if top else None
 
     @override
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
@@ -288,6 +299,8 @@ class LogprobsReader(_PromptOnly):
             following = chunk.start + offset + 1
             if following < len(self.prompt):
                 plan.logprobs(row + offset, (self.prompt[following],), self._logprobs.extend)
+                if self._ranking is not None:
+                    plan.likeliest(row + offset, self._ranking, self._tops.append)
 
     @override
     def first_row(self) -> int:
@@ -295,7 +308,8 @@ class LogprobsReader(_PromptOnly):
 
     @override
     def result(self) -> LogprobsOutput:
-        return LogprobsOutput(len(self.prompt), tuple(self.prompt), (None, *self._logprobs))
+        tops = ((), *self._tops) if self._ranking is not None else None
+        return LogprobsOutput(len(self.prompt), tuple(self.prompt), (None, *self._logprobs), tops)
 
 
 def _classification(

@@ -54,12 +54,14 @@ class Request:
         prompt: its tokens.
         readers: one per task.
         stream: whether tokens are reported as they are drawn.
+        salt: prompts share what is computed of them only with those of the same salt.
     """
 
     request_id: str
     prompt: list[int]
     readers: list[TaskReader]
     stream: bool = False
+    salt: bytes = b""
     _sent: list[tuple[int, int]] = field(default_factory=list)
 
     def branch_lengths(self) -> list[int]:
@@ -81,7 +83,9 @@ class Request:
             tokens, characters = self._sent[index]
             ids, text = completion.token_ids[tokens:], completion.text[characters:]
             if ids:
-                deltas.append(TokenDelta(index, tuple(ids), text))
+                logprobs = completion.logprobs(tokens)
+                reason = completion.finish_reason
+                deltas.append(TokenDelta(index, tuple(ids), text, logprobs, reason))
                 self._sent[index] = (len(completion.token_ids), len(completion.text))
         return tuple(deltas)
 
@@ -180,7 +184,13 @@ class RequestFactory:
         return ids, TagTokens(text, tuple(offsets))
 
     def make(
-        self, request_id: str, prompt: list[int], tasks: Sequence[Task], *, stream: bool
+        self,
+        request_id: str,
+        prompt: list[int],
+        tasks: Sequence[Task],
+        *,
+        stream: bool,
+        salt: bytes = b"",
     ) -> Request:
         """Return a request that is ready to be queued.
 
@@ -196,7 +206,7 @@ class RequestFactory:
                 "prompt and answer: shorten it"
             )
         readers = [self._reader(prompt, task, room) for task in tasks]
-        return Request(request_id, prompt, readers, stream)
+        return Request(request_id, prompt, readers, stream, salt)
 
     def _reader(self, prompt: list[int], task: Task, room: int) -> TaskReader:
         match task:
@@ -212,7 +222,7 @@ class RequestFactory:
                 mean = task.pooling == "mean"
                 return EmbedReader(len(prompt), mean=mean, normalize=task.normalize)
             case PromptLogprobs():
-                return LogprobsReader(prompt)
+                return LogprobsReader(prompt, task.top)
 
     def _generate(self, prompt: list[int], task: Generate, room: int) -> GenerateReader:
         params = task.params

@@ -20,6 +20,7 @@ from .sequence import Chunk
 
 Floats = Callable[[list[float]], None]
 Tensors = Callable[[Tensor], None]
+Tops = Callable[[tuple[tuple[int, float], ...]], None]
 
 
 class Drawer(Protocol):
@@ -52,6 +53,7 @@ class StepPlan:
         self.logit_rows: list[int] = []
         self._index: dict[int, int] = {}
         self._draws: list[tuple[int, Drawer]] = []
+        self._ranked: list[tuple[int, SamplingRow, Tops]] = []
         self._targets: list[tuple[int, Sequence[int], Floats]] = []
         self._hidden: list[_Slice] = []
         self._head: list[_Slice] = []
@@ -61,6 +63,10 @@ class StepPlan:
     def draw(self, row: int, drawer: Drawer) -> None:
         """Draw a token from the logits of a row."""
         self._draws.append((self._logits_of(row), drawer))
+
+    def likeliest(self, row: int, settings: SamplingRow, sink: Tops) -> None:
+        """Report the `settings.params.logprobs` likeliest tokens of a row; nothing is drawn."""
+        self._ranked.append((self._logits_of(row), settings, sink))
 
     def logprobs(self, row: int, targets: Sequence[int], sink: Floats) -> None:
         """Report log p(target) for each of several targets at one row."""
@@ -80,9 +86,12 @@ class StepPlan:
             return None
         at = [index for index, targets, _ in self._targets for _ in targets]
         tokens = [token for _, targets, _ in self._targets for token in targets]
+        # The sampler ranks tokens where it draws one. Draws go first: `places` counts them.
+        draws = [(index, drawer.sampling_row()) for index, drawer in self._draws]
+        draws += [(index, settings) for index, settings, _ in self._ranked]
         return LogitQueries(
-            draws_at=np.array([index for index, _ in self._draws], dtype=np.int64),
-            draws=[drawer.sampling_row() for _, drawer in self._draws],
+            draws_at=np.array([index for index, _ in draws], dtype=np.int64),
+            draws=[settings for _, settings in draws],
             targets_at=np.array(at, dtype=np.int64),
             targets=np.array(tokens, dtype=np.int64),
         )
@@ -153,10 +162,13 @@ class StepPlan:
             for _, targets, take in self._targets:
                 take(logprobs[start : start + len(targets)])
                 start += len(targets)
-            for (_, drawer), token in zip(self._draws, answers.tokens(), strict=True):
+            tokens = iter(answers.tokens())
+            for (_, drawer), token in zip(self._draws, tokens, strict=False):
                 if not drawer.done:
                     drawer.accept(token)
                     accepted += 1
+            for (_, _, rank), token in zip(self._ranked, tokens, strict=True):
+                rank(token.top)
         if self._sums is not None:
             for wanted, total in zip(self._hidden, self._sums.wait(), strict=True):
                 wanted.sink(total)

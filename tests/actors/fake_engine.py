@@ -43,6 +43,7 @@ class FakeEngine:
         *,
         request_id: str,
         stream: bool = False,
+        salt: bytes = b"",
     ) -> str:
         self._same_thread()
         if list(prompt) == [13]:

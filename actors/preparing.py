@@ -1,0 +1,123 @@
+"""From what a caller writes to what the engine takes, and what tokens stand for on the way back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from model.chat import SystemPolicy
+from model.errors import TaskError
+from model.labels import encode_labels
+from model.outputs import GenerationOutput, LogprobsOutput, TaskOutput, TokenLogprob
+from model.tasks import TagTokens as TagTask
+from model.tasks import Task
+from model.tokenizer import GemmaTokenizer
+
+from .calls import Ask, AskLabels, AskTags, Call, ChatPrompt, Piece, Prompt, TextPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One prompt, ready for the engine.
+
+    Attributes:
+        ids: its tokens.
+        tasks: what is asked of it.
+        text: its text, if the caller wants it back.
+    """
+
+    ids: Sequence[int]
+    tasks: tuple[Task, ...]
+    text: str | None
+
+
+class Preparer:
+    """Encodes prompts and labels for one checkpoint. Threads may share one."""
+
+    def __init__(self, tokenizer: GemmaTokenizer | None, system: SystemPolicy) -> None:
+        self._tokenizer = tokenizer
+        self._system = system
+
+    @property
+    def tokenizer(self) -> GemmaTokenizer:
+        """The tokenizer; TaskError if the checkpoint has none."""
+        if self._tokenizer is None:
+            raise TaskError("this model has no tokenizer: it takes token ids, and no text")
+        return self._tokenizer
+
+    def prepare(self, call: Call) -> list[Prepared]:
+        """Encode the prompts of a call.
+
+        Raises:
+            PromptError: a prompt is malformed.
+            ParameterError: labels can't be told apart.
+            TaskError: it takes a tokenizer, and there is none; or tags are asked for, not of text.
+        """
+        return [self._prepare(prompt, call) for prompt in call.prompts]
+
+    def encode(self, prompt: Prompt) -> Sequence[int]:
+        """Give the tokens of a prompt. Raises as `prepare`."""
+        if isinstance(prompt, TextPrompt):
+            return self.tokenizer.encode_text(prompt.text, add_bos=prompt.add_bos)
+        if isinstance(prompt, ChatPrompt):
+            return self.tokenizer.encode_messages(
+                prompt.messages, system=self._system, continue_final=prompt.continue_final
+            )
+        return prompt.ids
+
+    def pieces(self, ids: Iterable[int]) -> dict[int, Piece]:
+        """Say what each token stands for; nothing where there is no tokenizer."""
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return {n: Piece(b"", in_text=False) for n in ids}
+        return {n: Piece(tokenizer.piece(n), n not in tokenizer.control_ids) for n in ids}
+
+    def pieces_of(self, results: Iterable[TaskOutput]) -> dict[int, Piece]:
+        """Give every token that the results give a log-probability of."""
+        return self.pieces({n for result in results for n in _scored(result)})
+
+    def pieces_in(self, logprobs: Iterable[TokenLogprob]) -> dict[int, Piece]:
+        """Give every token in a list of log-probabilities."""
+        return self.pieces(set(_named(logprobs)))
+
+    def _prepare(self, prompt: Prompt, call: Call) -> Prepared:
+        if any(isinstance(ask, AskTags) for ask in call.asks):
+            if not isinstance(prompt, TextPrompt):
+                raise TaskError("tags are spans of a text, so the input must be text")
+            tokens, offsets = self.tokenizer.encode_with_offsets(prompt.text)
+            return Prepared(tokens, (TagTask(prompt.text, tuple(offsets)),), prompt.text)
+        tasks = tuple(self._task(ask, prompt) for ask in call.asks)
+        ids = self.encode(prompt)
+        return Prepared(ids, tasks, self._text(prompt, ids) if call.with_text else None)
+
+    def _task(self, ask: Ask, prompt: Prompt) -> Task:
+        if isinstance(ask, AskLabels):
+            chat = isinstance(prompt, ChatPrompt)
+            labels = encode_labels(ask.labels, ask.normalize, self.tokenizer, chat=chat)
+            return labels.task(spaced=_spaced(prompt))
+        assert not isinstance(ask, AskTags)
+        return ask
+
+    def _text(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        return prompt.text if isinstance(prompt, TextPrompt) else self.tokenizer.decode(ids)
+
+
+def _spaced(prompt: Prompt) -> bool:
+    """Whether a space goes between a prompt and a label; see model.labels."""
+    if isinstance(prompt, ChatPrompt):
+        return prompt.continue_final
+    return not (isinstance(prompt, TextPrompt) and prompt.text[-1:].isspace())
+
+
+def _scored(result: TaskOutput) -> Iterable[int]:
+    if isinstance(result, GenerationOutput):
+        for completion in result.completions:
+            yield from _named(completion.logprobs or ())
+    elif isinstance(result, LogprobsOutput):
+        yield from result.token_ids
+        for top in result.tops or ():
+            yield from (token_id for token_id, _ in top)
+
+
+def _named(logprobs: Iterable[TokenLogprob]) -> Iterable[int]:
+    for token in logprobs:
+        yield token.token_id
+        yield from (token_id for token_id, _ in token.top)

@@ -1,0 +1,86 @@
+"""What the front door needs of a model, wherever its engine runs."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
+from actors.endpoint import Endpoint
+
+from .errors import busy
+
+
+class Backend(Protocol):
+    """One served model. Whoever is cancelled, or closes a stream early, aborts the call.
+
+    Each may raise ApiError: 429 where the queue is full, 503 where there is no engine.
+    """
+
+    async def describe(self) -> Card:
+        """Say what the model is."""
+        ...
+
+    async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
+        """Answer a call."""
+        ...
+
+    def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """Answer a call token by token; see actors.endpoint."""
+        ...
+
+    async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
+        """Give the tokens of a prompt."""
+        ...
+
+    async def detokenize(self, ids: Sequence[int]) -> str | Failure:
+        """Give the text of tokens."""
+        ...
+
+
+class LocalBackend:
+    """A model whose engine is in this process.
+
+    Args:
+        endpoint: holds the engine.
+        most: calls that may be in flight, those included that wait for the engine.
+    """
+
+    def __init__(self, endpoint: Endpoint, most: int) -> None:
+        self._endpoint = endpoint
+        self._most = most
+        self.ongoing = 0
+
+    async def describe(self) -> Card:
+        """Say what the model is."""
+        return await self._endpoint.describe()
+
+    async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
+        """Answer a call, unless there are too many."""
+        self._enter()
+        try:
+            return await self._endpoint.compute(call)
+        finally:
+            self.ongoing -= 1
+
+    async def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """Answer a call token by token, unless there are too many."""
+        self._enter()
+        events = self._endpoint.stream(call)
+        try:
+            async for some in events:
+                yield some
+        finally:
+            self.ongoing -= 1
+            await events.aclose()
+
+    async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
+        """Give the tokens of a prompt."""
+        return await self._endpoint.tokenize(prompt)
+
+    async def detokenize(self, ids: Sequence[int]) -> str | Failure:
+        """Give the text of tokens."""
+        return await self._endpoint.detokenize(ids)
+
+    def _enter(self) -> None:
+        if self.ongoing >= self._most:
+            raise busy()
+        self.ongoing += 1

@@ -1,0 +1,192 @@
+"""`gemmaray serve`: an application on a Ray of its own, or on a cluster, until it is to end."""
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from cluster.connect import connected
+from cluster.options import UsageError
+from cluster.signals import sigterm_interrupts
+from model.config import ModelConfig
+from model.errors import ParameterError
+from model.locate import locate
+from model.params import one_line
+from model.tokenizer import load_tokenizer
+from pipelines.errors import JobInterrupted
+
+from .access import Keys
+from .settings import ModelArgs, ServeArgs
+
+APP = "gemmaray"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an application listens, and the cluster that it runs on; None is one of its own."""
+
+    host: str
+    port: int
+    address: str | None
+
+    def __str__(self) -> str:
+        """Write the URL of the API."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody else reaches it but who is on this machine."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -> None:
+    """Serve until Ctrl-C or SIGTERM; requests that are in flight then are answered first.
+
+    Args:
+        values: of ServeArgs; without api_key_file whoever is on this machine may use the models.
+        place: where.
+        quiet: print errors only.
+
+    Raises:
+        GemmarayError: a setting can't be used, or Ray can't be started.
+        JobInterrupted: it was told to end while it loaded, or twice.
+    """
+    if "api_key_file" not in values and not place.is_private:
+        raise UsageError(
+            f"{place.host} is open to others: name those who may ask with --api-key-file, "
+            "or listen on 127.0.0.1"
+        )
+    anonymous = "api_key_file" not in values
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    _check_port(place)
+    args = _arguments({**values, "anonymous": anonymous})
+    if args.api_key_file is not None:
+        Keys.read(args.api_key_file)  # what is wrong shows before anything is started
+    if place.address is None:
+        for model in args.models:
+            _inspect(model)
+    console.print("joining the Ray cluster" if place.address else "starting Ray on this machine")
+    try:
+        # Ray takes SIGTERM for itself when it is connected, so it is taken back then.
+        with sigterm_interrupts(), connected(place.address), sigterm_interrupts():
+            _serve(args, place, console)
+    except KeyboardInterrupt:
+        raise JobInterrupted("interrupted") from None
+
+
+def _serve(args: ServeArgs, place: Place, console: Console) -> None:
+    names = ", ".join(model.served_name for model in args.models)
+    console.print(f"loading {names}")
+    with _running(args, place), _told_to_end() as end:
+        console.print(f"serving {names} at {place}; Ctrl-C ends it")
+        while not end.wait(1.0):
+            pass
+        console.print("ending: requests in flight are answered first; Ctrl-C ends it at once")
+
+
+@contextmanager
+def _running(args: ServeArgs, place: Place) -> Iterator[None]:
+    """Have the application run inside the block."""
+    from ray import serve  # noqa: PLC0415 - Ray is imported once its environment is settled
+
+    from . import build_app  # noqa: PLC0415
+
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # what it says is raised as well
+    serve.start(http_options={"host": place.host, "port": place.port})
+    try:
+        try:
+            serve.run(build_app(_on_this_ray(args)), name=APP, route_prefix="/")
+        except RuntimeError:
+            raise ParameterError(f"the models can't be served: {_reason()}") from None
+        yield
+    finally:
+        serve.delete(APP)
+
+
+def _on_this_ray(args: ServeArgs) -> ServeArgs:
+    """Have engines for which nothing was said share the CPUs of the smallest node."""
+    import ray  # noqa: PLC0415
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    cpus = min(node["Resources"].get("CPU", 1.0) for node in nodes if node["Alive"])
+    engines = sum(model.replica_range[1] for model in args.models)
+    share = cpus / engines
+    share = float(floor(share)) if share >= 1 else share
+    models = [
+        model if "cpus" in model.model_fields_set else model.model_copy(update={"cpus": share})
+        for model in args.models
+    ]
+    return args.model_copy(update={"models": tuple(models)})
+
+
+def _reason() -> str:
+    """Find what was raised in the messages of deployments, which end with a traceback."""
+    from ray import serve  # noqa: PLC0415
+
+    reports = serve.status().applications[APP].deployments.values()
+    lines = [line.strip() for report in reports for line in report.message.splitlines()]
+    raised = [line for line in lines if "Error: " in line]
+    return next(iter(raised or filter(None, lines)), "Serve does not say why")
+
+
+def _inspect(model: ModelArgs) -> None:
+    """Find what is wrong with a checkpoint before processes are started for it.
+
+    Raises:
+        GemmarayError: it can't be found or used.
+    """
+    config = model.engine_config()
+    folder = locate(config.checkpoint, config.revision)
+    ModelConfig.from_folder(folder).model_len(config.max_model_len)
+    load_tokenizer(folder)
+
+
+def _arguments(values: dict[str, Any]) -> ServeArgs:
+    try:
+        return ServeArgs.model_validate(values)
+    except ValidationError as error:
+        raise ParameterError(one_line(error)) from None
+
+
+def _check_port(place: Place) -> None:
+    """Try the port first: Serve's proxy would try it again and again."""
+    if place.address is not None:
+        return
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((place.host, place.port))
+        except OSError as error:
+            raise UsageError(f"can't listen on {place.host}:{place.port}: {error}") from None
+
+
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Have an event set by the first Ctrl-C or SIGTERM; the next one is KeyboardInterrupt."""
+    told = threading.Event()
+
+    def tell(_number: int, _frame: object) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

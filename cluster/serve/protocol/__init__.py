@@ -1,0 +1,1 @@
+"""What requests and responses look like: OpenAI's shapes, and ours in the same manner."""

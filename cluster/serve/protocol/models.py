@@ -1,0 +1,30 @@
+"""/v1/models and /health."""
+
+from typing import Literal
+
+from .base import Reply
+
+
+class ModelCard(Reply):
+    """A served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["gemmaray"] = "gemmaray"
+    architecture: str
+    max_model_len: int
+    chat: bool
+
+
+class ModelList(Reply):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(Reply):
+    """Whether requests are taken."""
+
+    status: Literal["ok"] = "ok"

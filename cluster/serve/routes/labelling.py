@@ -1,0 +1,114 @@
+"""POST /v1/classify, /v1/score_labels and /v1/tag_tokens."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+
+from actors.calls import AskLabels, AskTags, Prompt, PromptAnswer
+from cluster.serve.errors import bad_request
+from cluster.serve.logprobs import finite
+from cluster.serve.protocol.base import PromptUsage
+from cluster.serve.protocol.labelling import (
+    Classification,
+    ClassificationList,
+    ClassifyRequest,
+    Entity,
+    LabelScore,
+    ScoreLabelsRequest,
+    Tagging,
+    TaggingList,
+    TagRequest,
+)
+from cluster.serve.server import ServerOf
+from model.errors import GemmarayError
+from model.outputs import ClassificationOutput, TaggingOutput
+from model.tasks import Classify
+from pipelines.job import LabelSettings
+
+from .common import ERRORS
+from .inputs import chat_prompt, prompts_of
+
+router = APIRouter()
+
+
+@router.post("/v1/classify", responses=ERRORS)
+async def classify(body: ClassifyRequest, request: Request, server: ServerOf) -> ClassificationList:
+    """Score inputs with the classification head."""
+    ticket = server.ticket(request, body.model, body.timeout)
+    answers = await ticket.compute(ticket.call(_prompts(body), [Classify()]))
+    return _classifications(body.model, answers)
+
+
+@router.post("/v1/score_labels", responses=ERRORS)
+async def score_labels(
+    body: ScoreLabelsRequest, request: Request, server: ServerOf
+) -> ClassificationList:
+    """Give labels a probability as the answer."""
+    ticket = server.ticket(request, body.model, body.timeout)
+    try:
+        # The same rules as for a job's labels.
+        labels = LabelSettings(labels=tuple(body.labels), normalize=body.normalize or "sum")
+    except GemmarayError as error:
+        message = str(error).removeprefix("LabelSettings: ")
+        raise bad_request(message, param="labels") from None
+    ask = AskLabels(labels.labels, labels.normalize)
+    answers = await ticket.compute(ticket.call(_prompts(body), [ask]))
+    return _classifications(body.model, answers)
+
+
+@router.post("/v1/tag_tokens", responses=ERRORS)
+async def tag_tokens(body: TagRequest, request: Request, server: ServerOf) -> TaggingList:
+    """Find spans with the token classification head."""
+    ticket = server.ticket(request, body.model, body.timeout)
+    answers = await ticket.compute(ticket.call(prompts_of(body.input), [AskTags()]))
+    return TaggingList(
+        data=[_tagging(index, answer) for index, answer in enumerate(answers)],
+        model=body.model,
+        usage=_usage(answers),
+    )
+
+
+def _prompts(body: ClassifyRequest | ScoreLabelsRequest) -> list[Prompt]:
+    if body.messages is not None:
+        continues = body.messages[-1].role == "assistant"
+        return [chat_prompt(body.messages, continue_final=continues)]
+    assert body.input is not None
+    return prompts_of(body.input)
+
+
+def _classifications(model: str, answers: Sequence[PromptAnswer]) -> ClassificationList:
+    return ClassificationList(
+        data=[_classification(index, answer) for index, answer in enumerate(answers)],
+        model=model,
+        usage=_usage(answers),
+    )
+
+
+def _classification(index: int, answer: PromptAnswer) -> Classification:
+    (output,) = answer.results
+    assert isinstance(output, ClassificationOutput)
+    return Classification(
+        index=index,
+        label=output.label,
+        score=output.score,
+        scores=[LabelScore(label=item.label, score=item.score) for item in output.scores],
+        logits=[finite(logit) for logit in output.logits],
+    )
+
+
+def _tagging(index: int, answer: PromptAnswer) -> Tagging:
+    (output,) = answer.results
+    assert isinstance(output, TaggingOutput)
+    return Tagging(
+        index=index,
+        entities=[
+            Entity(label=e.label, start=e.start, end=e.end, text=e.text, score=e.score)
+            for e in output.entities
+        ],
+        token_labels=list(output.token_labels),
+        token_scores=list(output.token_scores),
+    )
+
+
+def _usage(answers: Sequence[PromptAnswer]) -> PromptUsage:
+    return PromptUsage.of(sum(answer.prompt_tokens for answer in answers))
