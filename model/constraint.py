@@ -95,18 +95,16 @@ def _parsed(text: str) -> object:
 
 def _deeper_than(value: object, depth: int) -> bool:
     """Whether maps and lists are nested more than `depth` deep, without recursion."""
-    level: list[object] = [value]
-    for _ in range(depth + 1):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, Mapping):
-                inner += item.values()
-            elif isinstance(item, list | tuple):
-                inner += item
-        if not inner:
-            return False
-        level = inner
-    return True
+    level = [value]
+    for _ in range(depth):
+        level = [child for item in level for child in _children(item) if _children(child)]
+    return bool(level)
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _with_text_keys(value: Any) -> Any:

@@ -41,7 +41,7 @@ def grammar_of(constraint: Constraint) -> str:
             return f"{HEADER}start: ANSWER\nANSWER: /{regex_to_lark(text)}/\n"
         case "choice":
             # One terminal: the lexer walks the texts as a tree.
-            quoted = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in text)
+            quoted = " | ".join(_quoted(choice) for choice in text)
             return f"{HEADER}start: ANSWER\nANSWER: {quoted}\n"
 
 
@@ -52,6 +52,11 @@ def reason_of(complaint: str) -> str:
         head = found[1]
     line = " ".join(_PLACE.sub("", head).split())
     return next((ours for theirs, ours in _REASONS.items() if line.startswith(theirs)), line)
+
+
+def _quoted(text: str) -> str:
+    """Write a text in Lark's quotes: as in JSON, but no control character stands for itself."""
+    return json.dumps(text, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
 def _json_grammar(schema: dict[str, object]) -> str:

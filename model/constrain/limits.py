@@ -13,7 +13,7 @@ TRIAL_MEMORY = 1 << 30
 # Of the library, as it counts them. A lexer state takes 1 to 2 kB and is kept with the compiled
 # constraint; a step's items and fuel bound the time of one mask to some 0.1 s at the worst.
 PARSER_LIMITS: dict[str, Any] = {
-    "max_items_in_row": 2000,
+    "max_items_in_row": 10_000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 50_000,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from model.config import ModelConfig
 from model.constrain import Constraints
 from model.errors import GemmarayError, ParameterError, PromptError
@@ -22,6 +20,7 @@ from model.tokenizer import GemmaTokenizer, load_tokenizer
 
 from .admission import Admission
 from .compiling import Compiling
+from .device import device_type_of, overlaps_on, threads_of
 from .executor import Executor, InProcess, RankGroup
 from .flight import Flight
 from .memory import count_pages, free_bytes, idle_pages, kv_share, layer_windows, most_pages
@@ -75,7 +74,7 @@ class EngineCore:
         self._requests: dict[str, Request] = {}
         self._compiling = Compiling()
         self._names = (f"request-{number}" for number in itertools.count())
-        device_type = _device_type(config)
+        device_type = device_type_of(config)
         setup = RankSetup(
             folder=folder,
             config=self.model_config,
@@ -85,11 +84,11 @@ class EngineCore:
             kernels=config.kernels,
             quantization=config.quantization,
             page_size=config.page_size,
-            threads=_threads(config, device_type),
+            threads=threads_of(config, device_type),
             cuda_graphs=config.cuda_graphs,
         )
         self.dtype = setup.dtype
-        self._overlaps = _overlaps(config, device_type)
+        self._overlaps = overlaps_on(config, device_type)
         self._flight: Flight | None = None
         self.max_model_len = self.model_config.model_len(config.max_model_len)
         size = config.tensor_parallel
@@ -367,34 +366,3 @@ class EngineCore:
                 self.stats.finished += 1
             updates.append(RequestUpdate(request_id, deltas, output))
         return updates
-
-
-def _threads(config: EngineConfig, device_type: str) -> int | None:
-    """Return the CPU threads of each rank: ranks that compute on the CPU share the cores."""
-    if config.threads is not None or device_type != "cpu" or config.tensor_parallel == 1:
-        return config.threads
-    return max(1, torch.get_num_threads() // config.tensor_parallel)
-
-
-def _overlaps(config: EngineConfig, device_type: str) -> bool:
-    if config.overlap and config.tensor_parallel > 1:
-        raise ParameterError(
-            f"overlap needs a single rank, but tensor_parallel is {config.tensor_parallel}: "
-            "leave overlap out"
-        )
-    wanted = device_type == "cuda" if config.overlap is None else config.overlap
-    return wanted and config.tensor_parallel == 1
-
-
-def _device_type(config: EngineConfig) -> str:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise ParameterError("device is cuda, but torch sees no CUDA device: use cpu or auto")
-    if config.device == "cpu" or not available:
-        return "cpu"
-    if config.tensor_parallel > torch.cuda.device_count():
-        raise ParameterError(
-            f"tensor_parallel is {config.tensor_parallel}, but there are "
-            f"{torch.cuda.device_count()} CUDA devices"
-        )
-    return "cuda"
