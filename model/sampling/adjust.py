@@ -76,9 +76,14 @@ def _forbidden(rows: Sequence[SamplingRow], ids: range, device: torch.device) ->
     if device.type == "cpu":
         bits = torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little"))
     else:  # a bit for each token crosses the bus, not a byte
-        places = torch.arange(8, dtype=torch.uint8, device=device)
-        bits = ((to_device(packed, device)[:, :, None] >> places) & 1).flatten(1)
+        bits = unpacked(to_device(packed, device))
     return bits[:, ids.start : ids.stop].bool()
+
+
+def unpacked(packed_RB: Tensor) -> Tensor:
+    """Return the bits [R, 8 * B] of bytes [R, B], each byte's lowest first; uint8 both."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed_RB.device)
+    return ((packed_RB[:, :, None] >> places) & 1).flatten(1)
 
 
 def _edits(parts: Iterable[tuple[int, TokenIds, object]], width: int, ids: range) -> _Edits:

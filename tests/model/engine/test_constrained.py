@@ -332,3 +332,13 @@ def test_a_dead_end_is_an_error_of_its_request(
 def test_it_takes_a_tokenizer(make: MakeEngine) -> None:
     with pytest.raises(TaskError, match="regex needs a tokenizer"):
         make("lm").generate([[5, 6]], SamplingParams(regex="a"))
+
+
+@pytest.mark.slow
+def test_ranks_agree(make: MakeEngine) -> None:
+    asked: list[dict[str, Any]] = [{"seed": n, "json_schema": SCHEMAS["record"]} for n in range(3)]
+    asked += [{"seed": 1, "regex": PATTERNS[0], "top_k": 5}, {"seed": 2, "max_tokens": 9}]
+    asked += [{"choice": CHOICES, "temperature": 0.0}]
+    one = answers(make("text-lm"), asked)
+    two = answers(make("text-lm", tensor_parallel=2), asked)
+    assert tokens_of(one) == tokens_of(two)
