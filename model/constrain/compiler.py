@@ -43,6 +43,10 @@ class Compiler:
         self._kept = kept
         self._compiled: OrderedDict[Constraint, Future[Compiled]] = OrderedDict()
 
+    def prepare(self) -> None:
+        """Return when the vocabulary is there."""
+        self._vocabulary.result()
+
     def compile(self, constraint: Constraint) -> "Future[Compiled]":
         """Start to compile, unless that was done already; the future raises ConstraintError."""
         future = self._compiled.get(constraint)

@@ -46,12 +46,15 @@ class Constraints:
             raise TaskError(f"{constraint.kind} needs a tokenizer, and the checkpoint has none")
         if not self._eos_ids:
             raise TaskError(f"{constraint.kind} needs an end token, and the checkpoint names none")
-        if self._compiler is None:
-            self._compiler = Compiler(self._vocabulary)
         # A stop token that is text ends the answer where the text has it.
         ends = {*self._eos_ids, *(self._tokenizer.control_ids & {*params.stop_token_ids})}
-        compiled = self._compiler.compile(constraint)
+        compiled = self._ready_compiler().compile(constraint)
         return [Guide(compiled, ends, self._vocab_size, params.min_tokens) for _ in range(count)]
+
+    def prepare(self) -> None:
+        """Build the compiler's vocabulary and wait for it, if anything can be constrained."""
+        if self._tokenizer is not None and self._eos_ids:
+            self._ready_compiler().prepare()
 
     def fault(self, guides: Sequence[Guide]) -> ConstraintError | None:
         """Return why one of them can't go on, if that is so; others are to start afresh then."""
@@ -74,6 +77,11 @@ class Constraints:
             self._compiler.close()
         if self._filler is not None:
             self._filler.close()
+
+    def _ready_compiler(self) -> Compiler:
+        if self._compiler is None:
+            self._compiler = Compiler(self._vocabulary)
+        return self._compiler
 
     def _vocabulary(self) -> "LLTokenizer":
         assert self._tokenizer is not None

@@ -199,6 +199,14 @@ class EngineCore:
             self._scheduler.drop(request_id)
         return self._requests.pop(request_id, None) is not None
 
+    def prepare_constraints(self) -> None:
+        """Build what all constrained answers need, which takes about a second, and return.
+
+        Otherwise the first such request does it, and others may have to wait as long. For servers;
+        nothing is done where no answer can be constrained.
+        """
+        self._constraints.prepare()
+
     def memory_report(self, lengths: Sequence[int] = (1024, 4096, 8192)) -> MemoryReport:
         """Say what the engine has allocated.
 

@@ -77,7 +77,7 @@ def _forbidden(rows: Sequence[SamplingRow], ids: range, device: torch.device) ->
         bits = torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little"))
     else:  # a bit for each token crosses the bus, not a byte
         bits = unpacked(to_device(packed, device))
-    return bits[:, ids.start : ids.stop].bool()
+    return bits[:, ids.start : ids.stop].view(torch.bool)
 
 
 def unpacked(packed_RB: Tensor) -> Tensor:

@@ -329,6 +329,13 @@ def test_a_dead_end_is_an_error_of_its_request(
     assert not engine.has_work
 
 
+def test_all_can_be_prepared_before_the_first_request(make: MakeEngine) -> None:
+    engine = make("text-lm")
+    engine.prepare_constraints()
+    assert answers(engine, [{"choice": ["a"]}])[0].text == "a"
+    make("lm").prepare_constraints()
+
+
 def test_it_takes_a_tokenizer(make: MakeEngine) -> None:
     with pytest.raises(TaskError, match="regex needs a tokenizer"):
         make("lm").generate([[5, 6]], SamplingParams(regex="a"))
