@@ -87,7 +87,8 @@ class EngineThread:
 
         Returns:
             A future of its output; cancelling it aborts the request. It raises what
-            Engine.add_request raises, and EngineDeadError when the engine dies or is closed.
+            Engine.add_request raises and what an update has as its error, and EngineDeadError when
+            the engine dies or is closed.
         """
         future: Future[RequestOutput] = Future()
 
@@ -263,9 +264,10 @@ class EngineThread:
             return
         for delta in update.deltas:
             listener(delta)
-        if update.output is not None:
+        end = update.output or update.error
+        if end is not None:
             del self._listeners[update.request_id]
-            listener(update.output)
+            listener(end)
 
 
 def _dead(death: BaseException | None) -> EngineDeadError:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -65,6 +66,7 @@ _output = functools.partial(_option, panel="Output")
 _model = functools.partial(_option, panel="Model and machine")
 _s3 = functools.partial(_option, panel="S3")
 _sampling = functools.partial(_option, panel="Sampling")
+_form = functools.partial(_option, panel="Form of the answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,10 +258,32 @@ class Sampling:
         bool | None,
         _sampling("Go on past the end tokens, up to --max-tokens.", "--ignore-eos"),
     ] = None
+    json_schema: Annotated[
+        Path | None,
+        _form("The answer is JSON that the schema in this file allows.", metavar="FILE"),
+    ] = None
+    json_object: Annotated[bool | None, _form("The answer is a JSON object.", "--json-object")] = (
+        None
+    )
+    regex: Annotated[
+        str | None,
+        _form("The answer matches this, from its beginning to its end.", metavar="EXPRESSION"),
+    ] = None
+    choice: Annotated[
+        list[str] | None,
+        _form("The answer is this text, or that of another --choice.", metavar="TEXT"),
+    ] = None
 
     def settings(self) -> dict[str, Any]:
-        """Give what the user set, under the names of SamplingParams."""
-        return given(dataclasses.asdict(self))
+        """Give what the user set, under the names of SamplingParams.
+
+        Raises:
+            UsageError: the file with the schema can't be read.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.json_schema is not None:
+            values["json_schema"] = _text_of(self.json_schema)
+        return given(values)
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -302,6 +326,13 @@ def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict
             "s3": options.s3_values(),
         }
     )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--json-schema: {path} can't be read: {error}") from None
 
 
 def _refuse_in_stream(options: JobOptions) -> None:

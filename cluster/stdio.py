@@ -112,8 +112,9 @@ def _answers(engine: Engine, lines: Sequence[_Line]) -> Iterator[tuple[_Line, Ou
     for number, line in enumerate(lines):
         while line.request and number not in outcomes:
             for update in engine.step():
-                if update.output:
-                    outcomes[int(update.request_id)] = update.output
+                outcome = update.output or update.error
+                if outcome is not None:
+                    outcomes[int(update.request_id)] = outcome
         yield line, outcomes.pop(number, None)
 
 

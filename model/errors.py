@@ -2,6 +2,7 @@
 
     GemmarayError                   everything below; its text is one line meant for a person
     ├── ParameterError (ValueError) a setting out of its range, or two that contradict each other
+    │   └── ConstraintError         an answer's constraint can't be met, or takes too much
     ├── ConfigError                 config.json asks for something that we do not compute
     ├── CheckpointError             a checkpoint is missing, incomplete, surplus, mis-shaped, unsafe
     ├── TokenizerError              tokenizer files are missing, or not Gemma's
@@ -20,6 +21,10 @@ class GemmarayError(Exception):
 
 class ParameterError(GemmarayError, ValueError):
     """A setting is out of its range or contradicts another one."""
+
+
+class ConstraintError(ParameterError):
+    """A constraint is not understood, nothing can meet it, or it takes too much time or memory."""
 
 
 class ConfigError(GemmarayError):

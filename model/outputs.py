@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from .errors import GemmarayError
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -175,11 +177,12 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class RequestUpdate:
-    """What one step did for a request; `output` is there once, with the last update."""
+    """What one step did for a request; the last update has its `output`, or why it has none."""
 
     request_id: str
     deltas: tuple[TokenDelta, ...] = ()
     output: RequestOutput | None = None
+    error: GemmarayError | None = None
 
 
 @dataclass(frozen=True, slots=True)

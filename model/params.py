@@ -1,6 +1,6 @@
 """Settings that users write: checked when they are made, frozen afterwards."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from .constraint import Constraint, ConstraintKind, check_choices, check_regex, schema_text
 from .errors import ParameterError
 
 DType = Literal["auto", "bfloat16", "float32"]
@@ -91,6 +92,11 @@ class SamplingParams(Settings):
         logprobs: also report the log-probabilities of each token and of the top this many; these
             are the model's own, before penalties and temperature.
         logit_bias: token id to a number that is added to its logit.
+        json_schema: the answer is JSON that this schema allows: a map, or the same as JSON text,
+            which it is kept as. At most one of these four is set; see docs/structured-output.md.
+        json_object: the answer is a JSON object.
+        regex: the answer matches this regular expression from its beginning to its end.
+        choice: the answer is one of these texts.
     """
 
     max_tokens: int = Field(default=128, ge=1)
@@ -109,8 +115,29 @@ class SamplingParams(Settings):
     n: int = Field(default=1, ge=1, le=128)
     logprobs: int | None = Field(default=None, ge=0, le=100)
     logit_bias: dict[TokenId, Bias] = Field(default_factory=dict)
+    json_schema: str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
 
-    @field_validator("stop", "stop_token_ids", mode="before")
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _schema(cls, value: Any) -> Any:
+        return None if value is None else schema_text(value)
+
+    @field_validator("regex")
+    @classmethod
+    def _regex(cls, value: str | None) -> str | None:
+        return None if value is None else check_regex(value)
+
+    @field_validator("choice")
+    @classmethod
+    def _choices(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            check_choices(value)
+        return value
+
+    @field_validator("stop", "stop_token_ids", "choice", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -125,12 +152,31 @@ class SamplingParams(Settings):
             )
         if any(not text for text in self.stop):
             raise ValueError("stop must not hold an empty string")
+        self._check_constraint()
         return self
+
+    def _check_constraint(self) -> None:
+        given = [name for name in get_args(ConstraintKind) if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}: an answer has one constraint")
+        if given and self.ignore_eos:
+            raise ValueError(f"ignore_eos contradicts {given[0]}: only an end token can follow it")
 
     @property
     def greedy(self) -> bool:
         """True when no random number is needed."""
         return self.temperature == 0.0
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer has to be, if anything is asked."""
+        if self.json_schema is not None:
+            return Constraint("json_schema", self.json_schema)
+        if self.regex is not None:
+            return Constraint("regex", self.regex)
+        if self.choice is not None:
+            return Constraint("choice", self.choice)
+        return Constraint("json_object") if self.json_object else None
 
 
 class EngineConfig(Settings):

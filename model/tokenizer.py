@@ -16,7 +16,7 @@ from typing import Any, Self
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from .chat import Control, SystemPolicy, prompt_pieces, text_fault
-from .detokenizer import Detokenizer, TokenPieces
+from .detokenizer import BYTE_TOKEN, Detokenizer, TokenPieces
 from .errors import ChatError, PromptError, TokenizerError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -26,6 +26,8 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 # Control tokens whatever tokenizer.json's own flags say, as far as the vocabulary has them.
 ALWAYS_CONTROL = ("<pad>", "<eos>", *Control)
+# What stands for a space in tokens; `_refuse_foreign` makes sure that decoding replaces it.
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 # Comes back as it is only where nothing is prepended, lowered, trimmed or lost.
 ROUND_TRIP = "Aa  b\n"
 
@@ -165,6 +167,20 @@ class GemmaTokenizer:
         """What a token stands for: its text in UTF-8, or one byte; nothing past the vocabulary."""
         piece = self._pieces[False][token_id]
         return piece.encode() if isinstance(piece, str) else bytes(() if piece is None else [piece])
+
+    def token_bytes(self, size: int) -> list[bytes]:
+        """What each id in [0, size) writes: UTF-8, or one byte of byte fallback.
+
+        Control tokens and ids without a token write nothing.
+        """
+        written = [b""] * size
+        for token, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if token_id < size and token_id not in self.control_ids:
+                byte = BYTE_TOKEN.fullmatch(token)
+                written[token_id] = (
+                    bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
+                )
+        return written
 
     def _encode(self, text: str) -> list[int]:
         (_, whole), *more = self._encodings(text)

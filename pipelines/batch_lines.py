@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from model.constraint import Constraint, schema_text
+
 from .job import JobSpec
 from .json_columns import JSON_MARK
 
@@ -17,6 +19,18 @@ KEYS = {"custom_id", "method", "url", "body"}
 URL = "/v1/chat/completions"
 # Of no consequence for the answer.
 LABELS = {"metadata", "user", "store"}
+
+# Settings whose names or values are others in a body, or which it has none of.
+OTHERWISE_NAMED = {
+    "stop",
+    "stop_token_ids",
+    "logit_bias",
+    "logprobs",
+    "json_schema",
+    "json_object",
+    "regex",
+    "choice",
+}
 
 BATCH_SCHEMA = pa.schema(
     [
@@ -39,7 +53,8 @@ def job_settings(spec: JobSpec) -> dict[str, Any]:
         return settings
     return {
         **settings,
-        **generate.model_dump(exclude={"stop", "stop_token_ids", "logit_bias", "logprobs"}),
+        **generate.model_dump(exclude=OTHERWISE_NAMED),
+        "response_format": _format_of(generate.constraint),
         "max_completion_tokens": generate.max_tokens,
         "stop": list(generate.stop),
         "stop_token_ids": list(generate.stop_token_ids),
@@ -80,6 +95,8 @@ def _fault(name: str, value: Any, settings: Mapping[str, Any]) -> str | None:
     if name not in settings:
         return f"body.{name} is not among the settings of this job: take it out"
     expected = settings[name]
+    if name == "response_format":
+        value, expected = _comparable(value), _comparable(expected)
     if name == "model":
         same = bool(value) and f"/{expected}".endswith(f"/{value}")
     else:
@@ -90,6 +107,28 @@ def _fault(name: str, value: Any, settings: Mapping[str, Any]) -> str | None:
         f"body.{name} is {_short(value)}, and {_short(expected)} in the job: all rows have the "
         "job's settings"
     )
+
+
+def _format_of(constraint: Constraint | None) -> dict[str, Any]:
+    """Give the response_format that asks for what the job does."""
+    if constraint is None:
+        return {"type": "text"}
+    if constraint.kind == "json_schema":
+        assert isinstance(constraint.text, str)
+        return {"type": "json_schema", "json_schema": {"schema": json.loads(constraint.text)}}
+    return {"type": constraint.kind}  # of regex and choice a body knows nothing
+
+
+def _comparable(response_format: Any) -> Any:
+    """Leave out of a response_format what has no consequence; the order of keys in a schema has."""
+    inner = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    if not isinstance(inner, dict) or response_format.get("type") != "json_schema":
+        return response_format
+    try:
+        schema = schema_text(inner.get("schema"))
+    except ValueError:
+        return response_format
+    return {"type": "json_schema", "schema": schema}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from model.constrain import check_constraint
 from model.errors import ParameterError
 from model.labels import LabelTokens
 from model.outputs import (
@@ -278,8 +279,12 @@ def tasks_of(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
     """Give the tasks of a job, its labels encoded.
 
     Raises:
-        ParameterError: labels can't be told apart, or no prompt could be as short as it must be.
+        ParameterError: labels can't be told apart, no prompt could be as short as it must be, or
+            what the answers have to be can't be compiled.
     """
+    constraint = spec.tasks.generate.constraint if spec.tasks.generate else None
+    if constraint is not None:
+        check_constraint(constraint)
     labels = None
     if spec.tasks.score_labels:
         labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)

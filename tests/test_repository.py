@@ -30,8 +30,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 # What others may import. A name that goes, or changes its meaning, is a new major version.
 PUBLIC = {
     model: """
-        ChatError CheckpointError ClassificationOutput Classify Completion ConfigError Embed
-        EmbeddingOutput Engine EngineConfig EngineDeadError EngineStats Entity GemmarayError
+        ChatError CheckpointError ClassificationOutput Classify Completion ConfigError
+        ConstraintError Embed EmbeddingOutput Engine EngineConfig EngineDeadError EngineStats Entity
+        GemmarayError
         Generate GenerationOutput LabelScore LogprobsOutput MemoryReport ParameterError PromptError
         PromptLogprobs RequestOutput RequestUpdate SamplingParams ScoreLabels TagTokens
         TaggingOutput Task TaskError TokenDelta TokenLogprob TokenizerError

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from model.constrain import Guide
 from model.detokenizer import StopChecker
 from model.outputs import Completion, FinishReason, TokenLogprob
 from model.params import SamplingParams
@@ -22,6 +23,10 @@ class CompletionReader:
         limit: tokens that it may have at most: max_tokens, or what the model's length leaves.
         eos_ids: the checkpoint's end tokens.
         tokenizer: None for a checkpoint without one; the text is then empty.
+        guide: which tokens it may have; None is all of them.
+
+    Attributes:
+        guide: as above.
     """
 
     def __init__(
@@ -32,8 +37,10 @@ class CompletionReader:
         limit: int,
         eos_ids: tuple[int, ...],
         tokenizer: GemmaTokenizer | None,
+        guide: Guide | None = None,
     ) -> None:
         self.limit = limit
+        self.guide = guide
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
@@ -76,12 +83,20 @@ class CompletionReader:
         """Say how the token that was asked for last is drawn."""
         row = self._row
         row.step = self._asked - 1
-        row.banned = tuple(self._ends) if row.step < self._min_tokens else ()
+        # A guide sees to min_tokens itself: its text may be at an end that can't be put off.
+        early = row.step < self._min_tokens and self.guide is None
+        row.banned = tuple(self._ends) if early else ()
         return row
 
     def accept(self, token: SampledToken) -> None:
-        """Append a drawn token, and end if it ends the answer."""
+        """Append a drawn token, and end if it ends the answer or nothing can follow."""
         token_id = token.token_id
+        if self.guide is not None:
+            if self.guide.fault is not None:  # the token is none
+                self.finish_reason = "abort"
+                return
+            if token_id not in self._ends:
+                self.guide.accept(token_id)
         self.token_ids.append(token_id)
         self._cumulative += token.logprob
         if self._keep_logprobs:

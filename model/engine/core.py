@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from model.config import ModelConfig
-from model.errors import ParameterError, PromptError
+from model.constrain import Constraints
+from model.errors import GemmarayError, ParameterError, PromptError
 from model.hybrid_cache import HybridCache
 from model.locate import locate
 from model.outputs import MemoryReport, RequestUpdate
@@ -20,6 +19,8 @@ from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 
 from .admission import Admission
+from .compiling import Compiling
+from .device import device_type_of, overlaps_on, threads_of
 from .executor import Executor, InProcess, RankGroup
 from .flight import Flight
 from .memory import count_pages, free_bytes, idle_pages, kv_share, layer_windows, most_pages
@@ -33,6 +34,8 @@ from .watchdog import OnStuck
 
 CPU_BATCH_TOKENS = 512
 CUDA_BATCH_TOKENS = 8192
+# How long a step waits at most where nothing is left to do but to compile constraints.
+COMPILE_WAIT_S = 0.01
 
 
 @dataclass(slots=True)
@@ -69,8 +72,9 @@ class EngineCore:
         self.tokenizer: GemmaTokenizer | None = load_tokenizer(folder)
         self.stats = EngineStats()
         self._requests: dict[str, Request] = {}
+        self._compiling = Compiling()
         self._names = (f"request-{number}" for number in itertools.count())
-        device_type = _device_type(config)
+        device_type = device_type_of(config)
         setup = RankSetup(
             folder=folder,
             config=self.model_config,
@@ -80,11 +84,11 @@ class EngineCore:
             kernels=config.kernels,
             quantization=config.quantization,
             page_size=config.page_size,
-            threads=_threads(config, device_type),
+            threads=threads_of(config, device_type),
             cuda_graphs=config.cuda_graphs,
         )
         self.dtype = setup.dtype
-        self._overlaps = _overlaps(config, device_type)
+        self._overlaps = overlaps_on(config, device_type)
         self._flight: Flight | None = None
         self.max_model_len = self.model_config.model_len(config.max_model_len)
         size = config.tensor_parallel
@@ -92,6 +96,9 @@ class EngineCore:
             RankGroup(setup, size, on_stuck) if size > 1 else InProcess(setup)
         )
         self._closed = False
+        self._constraints = Constraints(
+            self.tokenizer, self.model_config.vocab_size, self.model_config.eos_token_ids
+        )
         try:
             self._scheduler = self._make_scheduler(setup)
         except BaseException:
@@ -102,12 +109,13 @@ class EngineCore:
             self.tokenizer,
             self.max_model_len,
             random.Random(),  # noqa: S311
+            self._constraints,
         )
 
     @property
     def has_work(self) -> bool:
         """Whether any request has not ended: then a step goes on with it."""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or bool(self._compiling)
 
     @property
     def running(self) -> int:
@@ -116,8 +124,8 @@ class EngineCore:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for pages."""
-        return self._scheduler.waiting
+        """Requests that wait for pages, or for a constraint to be compiled."""
+        return self._scheduler.waiting + len(self._compiling)
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise TaskError if this checkpoint can't do one of the tasks."""
@@ -149,13 +157,21 @@ class EngineCore:
             PromptError: the prompt is empty, too long, malformed, or needs more than the cache.
             TaskError: the checkpoint can't do it.
             ParameterError: the id is in use, or the tasks contradict each other.
+            ConstraintError: its constraint is known not to compile. What is found out later comes
+                as the `error` of an update.
         """
         request_id = request_id if request_id is not None else next(self._names)
         if request_id in self._requests:
             raise ParameterError(f"request id {request_id!r} is in use")
         tokens = self._factory.encode(prompt)
         request = self._factory.make(request_id, tokens, tasks, stream=stream, salt=salt)
-        self._scheduler.add(self._admission(request))
+        admission, compiling = self._admission(request), request.compiling
+        if compiling is not None:
+            self._compiling.add(admission, compiling)
+        else:
+            for guide in request.guides:
+                guide.compiled.result()
+            self._scheduler.add(admission)
         self._requests[request_id] = request
         return request_id
 
@@ -168,18 +184,31 @@ class EngineCore:
         Raises:
             EngineDeadError: a rank died; this engine is of no more use.
         """
+        refused = self._begin_compiled()
         launched = self._launch()
+        if launched is None and self._flight is None and not refused and self._compiling:
+            self._compiling.wait(COMPILE_WAIT_S)
         due = [flight for flight in (self._flight, launched) if flight is not None]
         self._flight = None
         if launched is not None and self._overlaps and launched.may_wait:
             self._flight = due.pop()
             launched.carry()
-        return self._updates({name: None for flight in due for name in self._settle(flight)})
+        settled = {name: None for flight in due for name in self._settle(flight)}
+        return [*refused, *self._updates(settled)]
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free what it holds; False if it is not known (any more)."""
-        self._scheduler.drop(request_id)
+        if not self._compiling.drop(request_id):
+            self._scheduler.drop(request_id)
         return self._requests.pop(request_id, None) is not None
+
+    def prepare_constraints(self) -> None:
+        """Build what all constrained answers need, which takes about a second, and return.
+
+        Otherwise the first such request does it, and others may have to wait as long. For servers;
+        nothing is done where no answer can be constrained.
+        """
+        self._constraints.prepare()
 
     def memory_report(self, lengths: Sequence[int] = (1024, 4096, 8192)) -> MemoryReport:
         """Say what the engine has allocated.
@@ -213,6 +242,7 @@ class EngineCore:
         if not self._closed:
             self._closed = True
             self._flight = None
+            self._constraints.close()
             self._executor.close()
 
     def __enter__(self) -> Self:
@@ -292,7 +322,7 @@ class EngineCore:
         chunks = self._scheduler.schedule()
         if not chunks:
             return None
-        flight = Flight(chunks, self._scheduler.cache, self._executor)
+        flight = Flight(chunks, self._scheduler.cache, self._executor, self._constraints)
         self.stats.steps += 1
         for chunk in chunks:
             if chunk.sequence.is_prompt:
@@ -311,10 +341,32 @@ class EngineCore:
             self._scheduler.settle(chunk)
         return [chunk.sequence.request_id for chunk in chunks]
 
+    def _begin_compiled(self) -> list[RequestUpdate]:
+        """Queue requests whose constraint is compiled; return those whose constraint is refused."""
+        refused = []
+        for admission, error in self._compiling.ready():
+            if error is None:
+                self._scheduler.add(admission)
+            elif isinstance(error, GemmarayError):
+                refused.append(self._failed(admission.request_id, error))
+            else:
+                raise error
+        return refused
+
+    def _failed(self, request_id: str, error: GemmarayError) -> RequestUpdate:
+        self._scheduler.drop(request_id)
+        del self._requests[request_id]
+        self.stats.finished += 1
+        return RequestUpdate(request_id, error=error)
+
     def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
         updates = []
         for request_id in request_ids:
             request = self._requests[request_id]
+            fault = self._constraints.fault(request.guides) if request.guides else None
+            if fault is not None:
+                updates.append(self._failed(request_id, fault))
+                continue
             done = request_id not in self._scheduler.running
             deltas = request.deltas()
             if not done and not deltas:
@@ -325,34 +377,3 @@ class EngineCore:
                 self.stats.finished += 1
             updates.append(RequestUpdate(request_id, deltas, output))
         return updates
-
-
-def _threads(config: EngineConfig, device_type: str) -> int | None:
-    """Return the CPU threads of each rank: ranks that compute on the CPU share the cores."""
-    if config.threads is not None or device_type != "cpu" or config.tensor_parallel == 1:
-        return config.threads
-    return max(1, torch.get_num_threads() // config.tensor_parallel)
-
-
-def _overlaps(config: EngineConfig, device_type: str) -> bool:
-    if config.overlap and config.tensor_parallel > 1:
-        raise ParameterError(
-            f"overlap needs a single rank, but tensor_parallel is {config.tensor_parallel}: "
-            "leave overlap out"
-        )
-    wanted = device_type == "cuda" if config.overlap is None else config.overlap
-    return wanted and config.tensor_parallel == 1
-
-
-def _device_type(config: EngineConfig) -> str:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise ParameterError("device is cuda, but torch sees no CUDA device: use cpu or auto")
-    if config.device == "cpu" or not available:
-        return "cpu"
-    if config.tensor_parallel > torch.cuda.device_count():
-        raise ParameterError(
-            f"tensor_parallel is {config.tensor_parallel}, but there are "
-            f"{torch.cuda.device_count()} CUDA devices"
-        )
-    return "cuda"

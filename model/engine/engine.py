@@ -56,6 +56,7 @@ class Engine(EngineCore):
 
         Raises:
             PromptError: a prompt is empty, too long or malformed; names its position.
+            ConstraintError: a constraint does not compile, or an answer can't go on under it.
         """
         if params is None or isinstance(params, SamplingParams):
             params = [params or SamplingParams()] * len(prompts)
@@ -108,6 +109,8 @@ class Engine(EngineCore):
             results: list[Output | None] = [None] * len(prompts)
             while order:
                 for update in self.step():
+                    if update.error is not None and update.request_id in order:
+                        raise update.error
                     if update.output is not None and update.request_id in order:
                         result = update.output.results[0]
                         assert isinstance(result, kind)

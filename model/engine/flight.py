@@ -8,6 +8,7 @@ computes after a token that is being drawn, it takes from where the device has p
 
 from collections.abc import Sequence
 
+from model.constrain import Constraints
 from model.hybrid_cache import HybridCache
 
 from .executor import Executor
@@ -22,20 +23,29 @@ class Flight:
         chunks: what it computes, at least one.
         cache: their pages.
         executor: computes it.
+        constraints: finds the masks of constrained draws meanwhile.
 
     Raises on construction: EngineDeadError: a rank died.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], cache: HybridCache, executor: Executor) -> None:
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        cache: HybridCache,
+        executor: Executor,
+        constraints: Constraints,
+    ) -> None:
         self.chunks = chunks
         self._plan = plan = StepPlan()
         row = 0
         for chunk in chunks:
             chunk.sequence.reader.want(plan, chunk, row)
             row += chunk.count
+        guides = plan.guides()
+        masks = constraints.start(guides) if guides else None
         tails = plan.keep_tails([chunk.count for chunk in chunks])
         batch = pack(chunks, cache, plan.logit_rows, tails)
-        self._queries = plan.queries()
+        self._queries = plan.queries(masks)
         hidden, self._answers = executor.launch(batch, self._queries)
         plan.send(hidden, executor.runner.head)
 

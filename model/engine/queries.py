@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from model.batch import Ints, are_all
+from model.constrain import Masks
 from model.sampling import (
     Draws,
     SampledToken,
@@ -54,15 +55,22 @@ class LogitQueries:
         draws: D settings.
         targets_at: [T] the row of each target.
         targets: [T] token ids whose log-probability is wanted.
+        masks: of the draws that have any, maybe still on their way.
     """
 
     draws_at: Ints
     draws: Sequence[SamplingRow]
     targets_at: Ints
     targets: Ints
+    masks: Masks | None = None
 
     def portable(self) -> "LogitQueries":
-        """Return the same without what no rank reads: what is sent to the others."""
+        """Return the same without what no rank reads: what is sent to the others.
+
+        Masks travel in their rows, so they are waited for.
+        """
+        if self.masks is not None:
+            self.masks.wait()
         draws = [row.portable() for row in self.draws]
         return LogitQueries(self.draws_at, draws, self.targets_at, self.targets)
 
@@ -78,6 +86,8 @@ class LogitQueries:
             logits: [R, V] of this rank's tokens.
             vocabulary: which tokens these are.
         """
+        if self.masks is not None:
+            self.masks.wait()
         return LogitAnswers(self._draws(logits, vocabulary), self._logprobs(logits, vocabulary))
 
     def _draws(self, logits: Tensor, vocabulary: Vocabulary) -> Draws | None:

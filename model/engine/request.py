@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from model.config import Architecture, ModelConfig
+from model.constrain import Constraints, Guide
 from model.errors import ParameterError, PromptError, TaskError
 from model.outputs import RequestOutput, TokenDelta
 from model.pooling import Scores
@@ -55,6 +57,7 @@ class Request:
         readers: one per task.
         stream: whether tokens are reported as they are drawn.
         salt: prompts share what is computed of them only with those of the same salt.
+        guides: of its answers, as far as they are constrained.
     """
 
     request_id: str
@@ -62,7 +65,17 @@ class Request:
     readers: list[TaskReader]
     stream: bool = False
     salt: bytes = b""
+    guides: list[Guide] = field(init=False)
     _sent: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        guides = [completion.guide for completion in self._completions()]
+        self.guides = [guide for guide in guides if guide is not None]
+
+    @property
+    def compiling(self) -> "Future[Any] | None":
+        """What has to be compiled before it can begin, if that is not done yet."""
+        return next((g.compiled for g in self.guides if not g.compiled.done()), None)
 
     def branch_lengths(self) -> list[int]:
         """Return the most tokens that each continuation of the prompt stores."""
@@ -112,11 +125,13 @@ class RequestFactory:
         tokenizer: GemmaTokenizer | None,
         max_model_len: int,
         seeds: random.Random,
+        constraints: Constraints,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._seeds = seeds
+        self._constraints = constraints
         self._scores = Scores(config.labels, config.problem_type)
 
     @property
@@ -230,6 +245,9 @@ class RequestFactory:
             raise TaskError("stop strings need a tokenizer, and the checkpoint has none")
         check_token_ids(params, self._config.vocab_size)
         seed = params.seed if params.seed is not None else self._seeds.getrandbits(63)
+        guides: Sequence[Guide | None] = [None] * params.n
+        if params.constraint is not None:
+            guides = self._constraints.guides(params, params.n)
         return GenerateReader(
             len(prompt),
             [
@@ -240,8 +258,9 @@ class RequestFactory:
                     limit=min(params.max_tokens, room),
                     eos_ids=self._config.eos_token_ids,
                     tokenizer=self._tokenizer,
+                    guide=guide,
                 )
-                for index in range(params.n)
+                for index, guide in enumerate(guides)
             ],
         )
 

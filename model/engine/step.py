@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.batch import GroupLayout, Ints, LayerKind, PackedBatch, ranges
+from model.constrain import Guide, Masks
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
 from model.transfer import ToHost
@@ -35,6 +36,10 @@ class Drawer(Protocol):
     @property
     def done(self) -> bool:
         """Whether it takes no more: it ended while this token was already being drawn."""
+
+    @property
+    def guide(self) -> Guide | None:
+        """What says which tokens it may have; None is all."""
 
 
 @dataclass(slots=True)
@@ -80,20 +85,34 @@ class StepPlan:
         """Report the classification head's outputs [count, labels]."""
         self._head.append(_Slice(row, count, sink))
 
-    def queries(self) -> LogitQueries | None:
-        """Return what is asked of the logits; None where nothing is."""
+    def guides(self) -> list[Guide]:
+        """Return the guides of the draws that have one, in the order of the draws."""
+        guides = [drawer.guide for _, drawer in self._draws]
+        return [guide for guide in guides if guide is not None]
+
+    def queries(self, masks: Masks | None = None) -> LogitQueries | None:
+        """Return what is asked of the logits; None where nothing is.
+
+        Args:
+            masks: for `guides`, which may still be looked for.
+        """
         if not self.logit_rows:
             return None
+        draws = [(index, drawer.sampling_row()) for index, drawer in self._draws]
+        if masks is not None:
+            guided = (place for place, (_, drawer) in enumerate(self._draws) if drawer.guide)
+            for place, mask in zip(guided, masks.rows_GB, strict=True):
+                draws[place][1].mask = mask
         at = [index for index, targets, _ in self._targets for _ in targets]
         tokens = [token for _, targets, _ in self._targets for token in targets]
         # The sampler ranks tokens where it draws one. Draws go first: `places` counts them.
-        draws = [(index, drawer.sampling_row()) for index, drawer in self._draws]
         draws += [(index, settings) for index, settings, _ in self._ranked]
         return LogitQueries(
             draws_at=np.array([index for index, _ in draws], dtype=np.int64),
             draws=[settings for _, settings in draws],
             targets_at=np.array(at, dtype=np.int64),
             targets=np.array(tokens, dtype=np.int64),
+            masks=masks,
         )
 
     def keep_tails(self, counts: Sequence[int]) -> Ints | None:

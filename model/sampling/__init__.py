@@ -3,7 +3,7 @@
 A row's scores are changed in the order of transformers' `generate`
 (`GenerationMixin._get_logits_processor`, transformers 5):
 
-    logit_bias → repetition_penalty → presence and frequency penalties → bans
+    logit_bias → repetition_penalty → presence and frequency penalties → bans and masks
     → temperature → top_k → top_p → min_p
 
 The two penalties that transformers lacks are OpenAI's, and stand behind the repetition penalty as

@@ -1,4 +1,7 @@
-"""Bias, penalties and bans: changes to the scores of a few tokens of each row."""
+"""Bias, penalties, bans and masks: changes to the scores of single tokens of each row.
+
+Bans and masks come last: what they forbid stands at -inf, whatever else is asked for it.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -24,7 +27,7 @@ class _Edits(NamedTuple):
 
 
 def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], ids: range) -> Tensor:
-    """Return scores with logit bias, penalties and bans applied, in this order.
+    """Return scores with logit bias, penalties, bans and masks applied, in this order.
 
     Args:
         scores_RW: [R, W] float32, contiguous; left as it is.
@@ -32,7 +35,7 @@ def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], ids: range) -> Tensor
         ids: of the first columns; other tokens are passed over: another rank's, or none at all.
 
     Returns:
-        [R, W] float32; banned tokens stand at -inf.
+        [R, W] float32; what is banned or not in its row's mask stands at -inf.
     """
     adjusted = scores_RW.clone()
     flat = adjusted.view(-1)
@@ -59,7 +62,28 @@ def adjust(scores_RW: Tensor, rows: Sequence[SamplingRow], ids: range) -> Tensor
     if bans.where.size:
         where, values = bans.on(device)
         flat[where] = values
+
+    if any(row.mask is not None for row in rows):
+        adjusted[:, : len(ids)].masked_fill_(_forbidden(rows, ids, device), -torch.inf)
     return adjusted
+
+
+def _forbidden(rows: Sequence[SamplingRow], ids: range, device: torch.device) -> Tensor:
+    """Return [R, len(ids)] bool: what the masks leave out."""
+    row_bytes = next(len(row.mask) for row in rows if row.mask is not None)
+    nothing = np.zeros(row_bytes, dtype=np.uint8)
+    packed = np.stack([nothing if row.mask is None else ~row.mask for row in rows])
+    if device.type == "cpu":
+        bits = torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little"))
+    else:  # a bit for each token crosses the bus, not a byte
+        bits = unpacked(to_device(packed, device))
+    return bits[:, ids.start : ids.stop].view(torch.bool)
+
+
+def unpacked(packed_RB: Tensor) -> Tensor:
+    """Return the bits [R, 8 * B] of bytes [R, B], each byte's lowest first; uint8 both."""
+    places = torch.arange(8, dtype=torch.uint8, device=packed_RB.device)
+    return ((packed_RB[:, :, None] >> places) & 1).flatten(1)
 
 
 def _edits(parts: Iterable[tuple[int, TokenIds, object]], width: int, ids: range) -> _Edits:

@@ -23,6 +23,8 @@ class SamplingRow:
         prompt_ids: read only with a repetition penalty; an int64 array is not copied.
         output_ids: the tokens generated so far; read only with penalties.
         banned: ids that may not be drawn now (end tokens while fewer than min_tokens are out).
+        mask: [ceil(V / 8)] uint8, a bit for each token that may be drawn now, the lowest first; at
+            least one is set. None is all of them. It may be filled in until the row is drawn from.
     """
 
     params: SamplingParams
@@ -31,13 +33,15 @@ class SamplingRow:
     prompt_ids: TokenIds = ()
     output_ids: TokenIds = ()
     banned: tuple[int, ...] = ()
+    mask: npt.NDArray[np.uint8] | None = None
 
     @property
     def adjusted(self) -> bool:
-        """True when scores of single tokens change: a bias, a penalty or a ban."""
+        """True when scores of single tokens change: a bias, a penalty, a ban or a mask."""
         p = self.params
         return bool(
             self.banned
+            or self.mask is not None
             or p.logit_bias
             or p.repetition_penalty != 1.0
             or p.presence_penalty
@@ -54,12 +58,12 @@ class SamplingRow:
     def on_device(self) -> bool:
         """True when its token is drawn, and the next one too, with nothing read by the host.
 
-        Penalties need to know which tokens came before; how many of the likeliest tokens the
-        filters and the list of the likeliest have to look at is decided on the way.
+        Penalties and masks need to know which tokens came before; how many of the likeliest tokens
+        the filters and the list of the likeliest have to look at is decided on the way.
         """
         p = self.params
         penalized = p.repetition_penalty != 1.0 or p.presence_penalty or p.frequency_penalty
-        return not (penalized or self.filtered or p.logprobs)
+        return not (penalized or self.filtered or p.logprobs or self.mask is not None)
 
     def portable(self) -> "SamplingRow":
         """Return the row with the tokens that its settings read, and no others."""
@@ -68,7 +72,7 @@ class SamplingRow:
         counted = repetition or bool(p.presence_penalty or p.frequency_penalty)
         prompt_ids = self.prompt_ids if repetition else ()
         output_ids = self.output_ids if counted else ()
-        return SamplingRow(p, self.seed, self.step, prompt_ids, output_ids, self.banned)
+        return SamplingRow(p, self.seed, self.step, prompt_ids, output_ids, self.banned, self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class SampledToken:
     """A drawn token.
 
     Attributes:
-        logprob: the model's own log p(token): before bias, penalties, bans and temperature.
+        logprob: the model's own log p(token): before bias, penalties, bans, masks and temperature.
         top: (id, logprob) of the `params.logprobs` likeliest tokens, best first, the lowest id
             first among equals.
     """

@@ -33,7 +33,7 @@ class _Path(NamedTuple):
 
     Attributes:
         greedy: takes the best token.
-        adjusted: has a bias, a penalty or a ban.
+        adjusted: has a bias, a penalty, a ban or a mask.
         candidates: tokens that its filters look at first; 0 without filters.
         normalized: these need the sum over the whole vocabulary.
     """

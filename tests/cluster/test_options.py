@@ -135,6 +135,25 @@ def test_anonymous_is_a_flag(job_of) -> None:
     assert job_of("classify", *PROMPT, "--s3-anonymous").s3.anonymous
 
 
+def test_the_form_of_an_answer(job_of, gemmaray: Command, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"const": "é"}}', encoding="utf-8")
+    for flags, settings in (
+        (["--json-schema", str(schema)], {"json_schema": schema.read_text(encoding="utf-8")}),
+        (["--json-object"], {"json_object": True}),
+        (["--regex", "a+"], {"regex": "a+"}),
+        (["--choice", "yes, or", "--choice", "no"], {"choice": ["yes, or", "no"]}),
+    ):
+        assert job_of("generate", *PROMPT, *flags).tasks.generate == SamplingParams(**settings)
+    missing = gemmaray("generate", *PROMPT, "--json-schema", str(tmp_path / "none"))
+    assert missing.status != 0
+    assert "--json-schema: " in missing.err
+    assert "can't be read" in missing.err
+    twice = gemmaray("generate", *PROMPT, "--regex", "a", "--json-object")
+    assert twice.status != 0
+    assert "give one of json_object and regex" in twice.err
+
+
 def test_keep_star_is_every_column(job_of) -> None:
     assert job_of("classify", *PROMPT, "--keep", "*").keep == "*"
 

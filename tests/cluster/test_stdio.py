@@ -62,6 +62,17 @@ def test_output_is_standard_output_unless_said_otherwise(
     assert finished == (0, f"{generated[0]}\n", "")
 
 
+def test_answers_have_the_form_that_is_asked_for(filtered: Filter) -> None:
+    command = ("generate", "-", "--model", CAUSAL, "--max-tokens", "40", "-q")
+    chosen = filtered(LINES, *command, "--choice", "net", "--choice", "web")
+    assert chosen.status == 0
+    assert set(chosen.out.split()) <= {"net", "web"}
+    refused = filtered(LINES, *command, "--regex", "(?=a)a")
+    assert refused.status != 0
+    assert refused.out == ""
+    assert "regex: look-around" in refused.err
+
+
 def test_a_template_takes_the_line(filtered: Filter, generated: list[str]) -> None:
     word = PROMPTS[1].rpartition(" ")[2].encode()
     template = PROMPTS[1].rpartition(" ")[0] + " {line}"

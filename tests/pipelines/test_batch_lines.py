@@ -62,7 +62,8 @@ def test_what_the_job_does_can_be_asked_for(body: dict[str, Any]) -> None:
         (line(n=2), "body.n is 2, and 1 in the job"),
         (line(stream=True), "body.stream is true"),
         (line(tools=[]), "body.tools is not among the settings of this job"),
-        (line(response_format={"type": "json_object"}), "body.response_format is not among"),
+        (line(response_format={"type": "json_object"}), 'body.response_format is {"type": "json_'),
+        (line(json_object=True), "body.json_object is not among the settings"),
         ({**line(), "url": "/v1/embeddings"}, "the line is no POST to /v1/chat/completions"),
         ({**line(), "method": "GET"}, "the line is no POST"),
         ({**line(), "priority": 1}, "holds 'priority', which is no part of a batch request"),
@@ -72,6 +73,42 @@ def test_what_the_job_does_can_be_asked_for(body: dict[str, Any]) -> None:
 )
 def test_what_it_does_not_do_is_an_error(row: dict[str, Any], message: str) -> None:
     assert message in str(batch_fault(row, job_settings(job(**GENERATE))))
+
+
+SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}
+TURNED = {"type": "object", "properties": {"a": {}, "b": {}}}
+JSON_FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "strict": True}}
+
+
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {**JSON_FORMAT, "json_schema": {**JSON_FORMAT["json_schema"], "schema": schema}}
+
+
+@pytest.mark.parametrize(
+    ("generate", "response_format", "same"),
+    [
+        ({}, {"type": "text"}, True),
+        ({}, None, True),
+        ({"json_object": True}, {"type": "json_object"}, True),
+        ({"json_object": True}, {"type": "text"}, False),
+        ({"json_schema": SCHEMA}, schema_format(SCHEMA), True),
+        ({"json_schema": SCHEMA}, schema_format(TURNED), False),
+        ({"json_schema": SCHEMA}, schema_format([1]), False),
+        ({"json_schema": SCHEMA}, JSON_FORMAT, False),
+        ({"json_schema": SCHEMA}, {"type": "json_object"}, False),
+        ({"json_object": True}, schema_format(SCHEMA), False),
+        ({"regex": "a"}, {"type": "text"}, False),
+        ({"choice": ["a"]}, {"type": "json_object"}, False),
+        ({"json_object": True}, "json_object", False),
+        ({"json_object": True}, {"type": "json_schema", "json_schema": 1}, False),
+    ],
+)
+def test_the_form_of_an_answer_is_a_setting_like_others(
+    generate: dict[str, Any], response_format: Any, same: bool
+) -> None:
+    fault = batch_fault(line(response_format=response_format), job_settings(job(**generate)))
+    assert (fault is None) == same
+    assert same or "body.response_format is" in str(fault)
 
 
 def test_without_generation_sampling_is_no_setting() -> None:

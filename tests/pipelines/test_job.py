@@ -56,6 +56,8 @@ def test_the_examples_are_jobs(path: Path) -> None:
         ({"tasks": [{"generate": {"max_tokens": 0}}]}, "max_tokens"),
         ({"tasks": [{"generate": {"max_toks": 1}}]}, "max_toks"),
         ({"tasks": [{"generate": {"n": 2}}]}, "generate.n must be 1"),
+        ({"tasks": [{"generate": {"json_schema": [1]}}]}, "tasks.generate: json_schema: must be a"),
+        ({"tasks": [{"generate": {"regex": "a", "choice": ["b"]}}]}, "one of regex and choice"),
         ({"tasks": [{"generate": {}, "embed": {}}]}, "each task is one name"),
         ({"tasks": ["classify", {"score_labels": {"labels": ["a", "b"]}}]}, "choose one"),
         ({"tasks": [{"score_labels": {"labels": ["a"]}}]}, "labels"),
