@@ -226,4 +226,7 @@ def _build(config: EngineConfig) -> "Engine":
     from model import Engine  # noqa: PLC0415 - brings torch, which the front door can do without
 
     # A process whose ranks are dead and that can't be freed is of no use; Ray starts another one.
-    return Engine(config, on_stuck=lambda _: os._exit(1))
+    engine = Engine(config, on_stuck=lambda _: os._exit(1))
+    if engine.model_config.architecture == "causal_lm":
+        engine.prepare_constraints()  # Python would stand still for a second at the first one
+    return engine

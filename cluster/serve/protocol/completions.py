@@ -16,11 +16,7 @@ class CompletionRequest(SamplingRequest):
     unsupported: ClassVar[frozenset[str]] = frozenset(
         {
             "best_of",
-            "guided_choice",
             "guided_grammar",
-            "guided_json",
-            "guided_regex",
-            "response_format",
             "structured_outputs",
             "suffix",
         }

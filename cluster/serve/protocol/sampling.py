@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from model.params import SamplingParams
 
 from .base import MOST_TOKENS, Request, StreamOptions, TokenId
+from .structured import Structured
 
 StopText = Annotated[str, Field(min_length=1, max_length=4096)]
 # pydantic's \d would take the digits of every script.
@@ -17,7 +18,7 @@ MaxTokens = Annotated[int, Field(le=MOST_TOKENS)]
 DEFAULT_TEMPERATURE = 1.0
 
 
-class SamplingRequest(Request):
+class SamplingRequest(Structured, Request):
     """What chats and completions share; what is null has OpenAI's default.
 
     `top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `stop_token_ids` and `ignore_eos` are not
@@ -80,6 +81,7 @@ class SamplingRequest(Request):
             "stop_token_ids": self.stop_token_ids,
             "ignore_eos": self.ignore_eos,
             "logprobs": logprobs,
+            **self.constraint,
         }
         if self.logit_bias is not None:
             values["logit_bias"] = {int(token): bias for token, bias in self.logit_bias.items()}

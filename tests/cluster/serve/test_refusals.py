@@ -71,7 +71,7 @@ def test_fields_out_of_their_range(served: Served, changes: dict[str, Any], para
 
 
 @pytest.mark.parametrize(
-    "field", ["response_format", "tools", "tool_choice", "structured_outputs", "functions"]
+    "field", ["tools", "tool_choice", "structured_outputs", "functions", "guided_grammar"]
 )
 def test_what_openai_has_and_we_have_not_is_said_to_be_unsupported(
     served: Served, field: str
