@@ -126,9 +126,9 @@ def scores(model: Any, task: dict[str, Any], limit: int, **options: Any) -> dict
         verbosity="ERROR",
         **options,
     )
-    name = task["task"]
-    figures = {key: value for key, value in found["results"][name].items() if "stderr" not in key}
-    answers = [sample["filtered_resps"] for sample in found["samples"][name]]
+    names = [f"{metric['metric']},none" for metric in task["metric_list"]]
+    figures = {name: float(found["results"][task["task"]][name]) for name in names}
+    answers = [sample["filtered_resps"] for sample in found["samples"][task["task"]]]
     return {"scores": figures, "answers": answers}
 
 
