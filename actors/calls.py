@@ -179,3 +179,30 @@ class Tokens:
     ids: tuple[int, ...]
     pieces: tuple[Piece, ...]
     max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """What an endpoint's engine holds now, and what it has done since it was built.
+
+    Attributes:
+        running: requests that are being computed; each prompt of a call is one.
+        waiting: requests that are not yet.
+        finished: requests that ended.
+        prompt_tokens: prompt tokens computed.
+        output_tokens: tokens generated.
+        cache_pages_used: pages of the KV cache that requests hold.
+        cache_pages_total: pages that there are.
+        prefix_hits: prompt tokens, in whole pages, that were found in the cache.
+        prefix_lookups: those that might have been.
+    """
+
+    running: int
+    waiting: int
+    finished: int
+    prompt_tokens: int
+    output_tokens: int
+    cache_pages_used: int
+    cache_pages_total: int
+    prefix_hits: int
+    prefix_lookups: int

@@ -21,6 +21,7 @@ from .calls import (
     Call,
     Card,
     Ended,
+    EndpointStats,
     Event,
     Failure,
     Prompt,
@@ -77,6 +78,21 @@ class Endpoint:
     async def describe(self) -> Card:
         """Say what the model is."""
         return self._card
+
+    async def stats(self) -> EndpointStats:
+        """Say what its engine does."""
+        stats = self._thread.counters()
+        return EndpointStats(
+            running=stats.running,
+            waiting=stats.waiting,
+            finished=stats.finished,
+            prompt_tokens=stats.prompt_tokens,
+            output_tokens=stats.output_tokens,
+            cache_pages_used=stats.pages_held,
+            cache_pages_total=stats.pages,
+            prefix_hits=stats.prefix_hit_tokens,
+            prefix_lookups=stats.prefix_queried_tokens,
+        )
 
     async def compute(self, call: Call) -> Answers | Failure:
         """Answer a call, each prompt in its place."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from model.errors import EngineDeadError, GemmarayError, ParameterError
 from model.outputs import RequestOutput, RequestUpdate, TokenDelta
+from model.stats import EngineStats
 from model.tasks import Task
 
 if TYPE_CHECKING:  # they bring torch along; whoever passes `build` has it already
-    from model import Engine, EngineStats
+    from model import Engine
     from model.engine.request import Prompt
 
 Item = TokenDelta | RequestOutput
@@ -140,7 +141,7 @@ class EngineThread:
                 self._command(_Abort(name))
 
     def counters(self) -> EngineStats:
-        """Give what the engine had done after its last step."""
+        """Give what the engine said of itself after its last step, or abort."""
         return self._stats
 
     @property
@@ -227,7 +228,7 @@ class EngineThread:
             if engine.has_work:
                 for update in engine.step():
                     self._tell(update)
-                self._stats = replace(engine.stats)
+            self._stats = replace(engine.stats)
 
     def _pending(self, *, wait: bool) -> Iterator[_Command]:
         with suppress(queue.Empty):

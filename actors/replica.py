@@ -18,7 +18,9 @@ from model.tasks import Task
 
 from .engine_thread import EngineThread
 from .gate import Gate
+from .metrics import FAILED_ROWS, JOB, ROWS, UNITS
 from .progress import Report, follow
+from .ray_metrics import EngineMetrics, RayMetrics
 from .trace import Trace, histogram
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class Replica:
         self._gate = Gate()
         self._fault: GemmarayError | None = None
         self._engine: EngineThread | None = None
+        self._engine_metrics = EngineMetrics(config.checkpoint, "job")
+        self._metrics = RayMetrics(JOB, model=config.checkpoint)
         threading.Thread(target=self._report, name="report", daemon=True).start()
         try:
             self._engine = EngineThread(lambda: _build(config))
@@ -109,7 +113,9 @@ class Replica:
                 return self._work.given_up(packet)
             await asyncio.to_thread(self._work.begin, packet, attempt)
             answered = await self.compute(packet, attempt)
-            return await asyncio.to_thread(self._work.commit, answered)
+            reply = await asyncio.to_thread(self._work.commit, answered)
+            self._metrics.record(UNITS, 1)
+            return reply
 
     def ready(self) -> None:
         """Return when it can compute.
@@ -135,6 +141,9 @@ class Replica:
             self._units.pop(name, None)
         latencies = histogram(seconds for _, seconds in results)
         outcomes = {row: outcome for row, (outcome, _) in zip(asked, results, strict=True)}
+        failed += sum(isinstance(outcome, GemmarayError) for outcome in outcomes.values())
+        self._metrics.record(ROWS, len(requests))
+        self._metrics.record(FAILED_ROWS, failed)
         trace = Trace(begun, time.time(), self._id, latencies, attempt)
         return self._work.answered(packet, outcomes, trace)
 
@@ -156,7 +165,10 @@ class Replica:
 
     def _report(self) -> None:
         while self._engine is None or self._engine.alive:
-            report = self._numbers(self._engine) if self._engine else None
+            report = None
+            if self._engine:
+                report = self._numbers(self._engine)
+                self._engine_metrics.update(self._engine)
             follow(self._board, self._id, report)
             time.sleep(REPORT_EVERY_S)
 

@@ -2,8 +2,8 @@
 
     from model import Engine, EngineConfig, SamplingParams
 
-The engine's classes bring torch along, so they are imported when they are first asked for: those
-who only read a job file or an error do not wait for it.
+The engine brings torch along, so it is imported when it is first asked for: those who only read a
+job file or an error do not wait for it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,11 @@ from .outputs import (
     TokenLogprob,
 )
 from .params import EngineConfig, SamplingParams
+from .stats import EngineStats
 from .tasks import Classify, Embed, Generate, PromptLogprobs, ScoreLabels, TagTokens, Task
 
 if TYPE_CHECKING:
-    from .engine import Engine, EngineStats
+    from .engine import Engine
 
 __all__ = [
     "ChatError",
@@ -80,8 +81,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Engine", "EngineStats"}:
-        from . import engine  # noqa: PLC0415 - see above
+    if name == "Engine":
+        from .engine import Engine  # noqa: PLC0415 - see above
 
-        return getattr(engine, name)
+        return Engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

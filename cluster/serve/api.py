@@ -9,6 +9,7 @@ from .access import Access, Keys
 from .backend import Backend
 from .body_limit import BodyLimit
 from .errors import install
+from .metrics import Metrics
 from .observing import Observing
 from .routes import chat, completions, embeddings, labelling, service, tokens
 from .server import Server
@@ -21,7 +22,10 @@ DESCRIPTION = (
 
 
 def make_app(
-    backends: Mapping[str, Backend], keys: Keys | None, limits: Limits | None = None
+    backends: Mapping[str, Backend],
+    keys: Keys | None,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -29,17 +33,17 @@ def make_app(
         backends: the models by name.
         keys: who may use them; None is everybody.
         limits: what one request may take.
+        metrics: what is counted in; its own by default.
     """
-    limits = limits or Limits()
     app = FastAPI(
         title="gemmaray", version=version("gemmaray"), description=DESCRIPTION, redoc_url=None
     )
-    app.state.server = server = Server(backends, limits)
+    app.state.server = server = Server(backends, limits or Limits(), metrics or Metrics())
     for family in (chat, completions, embeddings, labelling, tokens, service):
         app.include_router(family.router)
     install(app)
     # The one added last stands first.
-    app.add_middleware(BodyLimit, most=limits.max_body_bytes)
+    app.add_middleware(BodyLimit, most=server.limits.max_body_bytes)
     app.add_middleware(Access, keys=keys)
     app.add_middleware(Observing, metrics=server.metrics)
     return app

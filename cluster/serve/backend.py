@@ -3,7 +3,16 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
+from actors.calls import (
+    Call,
+    Card,
+    EndpointStats,
+    Event,
+    Failure,
+    Prompt,
+    PromptAnswer,
+    Tokens,
+)
 from actors.endpoint import Endpoint
 
 from .errors import busy
@@ -17,6 +26,10 @@ class Backend(Protocol):
 
     async def describe(self) -> Card:
         """Say what the model is."""
+        ...
+
+    async def stats(self) -> EndpointStats:
+        """Say what its engine does: one of them, where there are several replicas."""
         ...
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
@@ -52,6 +65,10 @@ class LocalBackend:
     async def describe(self) -> Card:
         """Say what the model is."""
         return await self._endpoint.describe()
+
+    async def stats(self) -> EndpointStats:
+        """Say what its engine does."""
+        return await self._endpoint.stats()
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
         """Answer a call, unless there are too many."""

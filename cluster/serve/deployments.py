@@ -10,11 +10,14 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from actors.endpoint import Endpoint
+from actors.ray_metrics import RayMetrics
 
 from .access import Keys
 from .api import make_app
+from .metrics import FRONT_DOOR as FRONT_DOOR_METRICS
+from .metrics import Metrics
 from .remote import RemoteBackend
+from .served import ServedEndpoint
 from .settings import Limits, ModelArgs, ServeArgs
 
 FRONT_DOOR = "front-door"
@@ -47,7 +50,8 @@ class FrontDoor:
         self._limits = limits
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._backends, self._keys, self._limits)
+        metrics = Metrics(beside=RayMetrics(FRONT_DOOR_METRICS))
+        return make_app(self._backends, self._keys, self._limits, metrics)
 
 
 def application(args: ServeArgs) -> serve.Application:
@@ -64,9 +68,9 @@ def application(args: ServeArgs) -> serve.Application:
     for model in args.models:
         name = _deployment_name(model.served_name, names)
         names.add(name)
-        deployment = serve.deployment(**_options(model, name, drain_s))(Endpoint)
+        deployment = serve.deployment(**_options(model, name, drain_s))(ServedEndpoint)
         models[model.served_name] = deployment.bind(
-            model.engine_config(), model.system, model.hang_s
+            model.served_name, model.engine_config(), model.system, model.hang_s
         )
     door = serve.deployment(
         name=FRONT_DOOR,

@@ -6,7 +6,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import CALLER
-from .metrics import Metrics
+from .metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class Observing:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count a request."""
@@ -39,14 +40,18 @@ class Observing:
                 status = message["status"]
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._enter(1)
         try:
             await self._app(scope, receive, noted)
         finally:
-            self._metrics.in_flight.dec()
+            self._enter(-1)
             took = time.monotonic() - begun
             route = getattr(scope.get("route"), "path", UNMATCHED)
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(took)
+            self._metrics.record(REQUESTS, 1, route, str(status))
+            self._metrics.record(REQUEST_SECONDS, took, route)
             who = getattr(scope.get(CALLER), "name", "nobody")
             logger.info("%s %s %d %.3f s, %s", scope["method"], route, status, took, who)
+
+    def _enter(self, change: int) -> None:
+        self._in_flight += change
+        self._metrics.record(IN_FLIGHT, self._in_flight)

@@ -12,7 +12,16 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
+from actors.calls import (
+    Call,
+    Card,
+    EndpointStats,
+    Event,
+    Failure,
+    Prompt,
+    PromptAnswer,
+    Tokens,
+)
 
 from .errors import busy, unavailable
 
@@ -35,6 +44,11 @@ class RemoteBackend:
             card: Card = await _answer(self._handle.describe.remote())
             self._card = card
         return self._card
+
+    async def stats(self) -> EndpointStats:
+        """Say what the engine of one replica does; which one, Serve decides."""
+        stats: EndpointStats = await _answer(self._handle.stats.remote())
+        return stats
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
         """Answer a call."""

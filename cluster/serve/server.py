@@ -15,7 +15,15 @@ from .access import ANYBODY, CALLER, Caller
 from .attending import Deadline, attended, in_time
 from .backend import Backend
 from .errors import ApiError, bad_request, unavailable
-from .metrics import Metrics
+from .metrics import (
+    COMPLETION_TOKENS,
+    FIRST_TOKEN_SECONDS,
+    INTER_TOKEN_SECONDS,
+    PROMPT_TOKENS,
+    STREAM_ERRORS,
+    Metrics,
+)
+from .pace import Pace
 from .settings import Limits
 
 Result = TypeVar("Result")
@@ -155,26 +163,33 @@ class Ticket:
             await events.aclose()
             raise
         took = time.monotonic() - self.begun
-        self.server.metrics.first_token_seconds.labels(self.model).observe(took)
+        self.server.metrics.record(FIRST_TOKEN_SECONDS, took, self.model)
         return self._rest(first, events)
 
     def count_prompts(self, tokens: int) -> None:
         """Count tokens of prompts."""
-        self.server.metrics.prompt_tokens.labels(self.model).inc(tokens)
+        self.server.metrics.record(PROMPT_TOKENS, tokens, self.model)
 
     def count_completions(self, tokens: int) -> None:
         """Count tokens of answers."""
-        self.server.metrics.completion_tokens.labels(self.model).inc(tokens)
+        self.server.metrics.record(COMPLETION_TOKENS, tokens, self.model)
 
     async def _rest(
         self, first: list[Event], events: AsyncGenerator[list[Event], None]
     ) -> AsyncGenerator[list[Event], None]:
+        metrics, pace = self.server.metrics, Pace()
         async with aclosing(events):
             some: list[Event] | None = first
-            while some is not None:
-                _check(some)
-                yield some
-                some = await in_time(self.deadline, _next(events))
+            try:
+                while some is not None:
+                    _check(some)
+                    for seconds in pace.of(some):
+                        metrics.record(INTER_TOKEN_SECONDS, seconds, self.model)
+                    yield some
+                    some = await in_time(self.deadline, _next(events))
+            except ApiError as error:
+                metrics.record(STREAM_ERRORS, 1, self.model, str(error.status))
+                raise
 
 
 async def _next(events: AsyncGenerator[list[Event], None]) -> list[Event] | None:

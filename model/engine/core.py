@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +15,7 @@ from model.locate import locate
 from model.outputs import MemoryReport, RequestUpdate
 from model.params import EngineConfig
 from model.prefix_cache import page_digests
+from model.stats import EngineStats
 from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 
@@ -38,27 +39,6 @@ CUDA_BATCH_TOKENS = 8192
 COMPILE_WAIT_S = 0.01
 
 
-@dataclass(slots=True)
-class EngineStats:
-    """What an engine has done since it was built.
-
-    Attributes:
-        steps: forward passes.
-        prompt_tokens: prompt tokens computed.
-        prefix_queried_tokens: prompt tokens, in whole pages, that might have been computed before.
-        prefix_hit_tokens: those of them that were, and were not computed again.
-        output_tokens: tokens drawn, as far as they became part of an answer.
-        finished: requests that ended.
-    """
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    prefix_queried_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    output_tokens: int = 0
-    finished: int = 0
-
-
 class EngineCore:
     """A loaded checkpoint behind continuous batching. Not thread-safe: one thread drives it.
 
@@ -70,7 +50,7 @@ class EngineCore:
         self.config = config
         self.model_config = ModelConfig.from_folder(folder)
         self.tokenizer: GemmaTokenizer | None = load_tokenizer(folder)
-        self.stats = EngineStats()
+        self._counts = EngineStats()
         self._requests: dict[str, Request] = {}
         self._compiling = Compiling()
         self._names = (f"request-{number}" for number in itertools.count())
@@ -126,6 +106,20 @@ class EngineCore:
     def waiting(self) -> int:
         """Requests that wait for pages, or for a constraint to be compiled."""
         return self._scheduler.waiting + len(self._compiling)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What was done so far, and what is held now."""
+        admitter, pool = self._scheduler.admitter, self._scheduler.cache.pool
+        return replace(
+            self._counts,
+            prefix_queried_tokens=admitter.reusable_tokens,
+            prefix_hit_tokens=admitter.reused_tokens,
+            running=self.running,
+            waiting=self.waiting,
+            pages_held=pool.num_pages - pool.num_free,
+            pages=pool.num_pages,
+        )
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Raise TaskError if this checkpoint can't do one of the tasks."""
@@ -323,18 +317,16 @@ class EngineCore:
         if not chunks:
             return None
         flight = Flight(chunks, self._scheduler.cache, self._executor, self._constraints)
-        self.stats.steps += 1
+        self._counts.steps += 1
         for chunk in chunks:
             if chunk.sequence.is_prompt:
-                self.stats.prompt_tokens += chunk.count
+                self._counts.prompt_tokens += chunk.count
             self._scheduler.launched(chunk)
-        self.stats.prefix_queried_tokens = self._scheduler.admitter.reusable_tokens
-        self.stats.prefix_hit_tokens = self._scheduler.admitter.reused_tokens
         return flight
 
     def _settle(self, flight: Flight) -> list[str]:
         """Wait for a step and go on after it; returns the requests that it was computed for."""
-        self.stats.output_tokens += flight.settle()
+        self._counts.output_tokens += flight.settle()
         # Some may have ended while it was on its way.
         chunks = [chunk for chunk in flight.chunks if not chunk.sequence.ended]
         for chunk in chunks:
@@ -356,7 +348,7 @@ class EngineCore:
     def _failed(self, request_id: str, error: GemmarayError) -> RequestUpdate:
         self._scheduler.drop(request_id)
         del self._requests[request_id]
-        self.stats.finished += 1
+        self._counts.finished += 1
         return RequestUpdate(request_id, error=error)
 
     def _updates(self, request_ids: dict[str, None]) -> list[RequestUpdate]:
@@ -374,6 +366,6 @@ class EngineCore:
             output = request.result() if done else None
             if done:
                 del self._requests[request_id]
-                self.stats.finished += 1
+                self._counts.finished += 1
             updates.append(RequestUpdate(request_id, deltas, output))
         return updates

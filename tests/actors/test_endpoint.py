@@ -122,3 +122,32 @@ def test_a_dead_engine_is_a_failure_of_its_own() -> None:
     last = asyncio.run(events_of(made, call))[-1]
     assert isinstance(last, Failure)
     assert last.kind == "dead"
+
+
+def test_it_says_what_its_engine_holds_and_what_it_did(endpoint: Endpoint) -> None:
+    before = asyncio.run(endpoint.stats())
+
+    async def holds(requests: int) -> int:
+        """Wait until it does, and give the pages that they hold."""
+        while True:
+            stats = await endpoint.stats()
+            if stats.running + stats.waiting == requests:
+                return stats.cache_pages_used
+            await asyncio.sleep(0.01)
+
+    async def watch() -> int:
+        task = asyncio.ensure_future(endpoint.compute(Call(PROMPTS, (generate(8000),))))
+        pages = await holds(len(PROMPTS))
+        task.cancel()
+        assert await holds(0) == 0
+        assert not isinstance(await endpoint.compute(Call(PROMPTS, (generate(5),))), Failure)
+        await holds(0)
+        return pages
+
+    pages = asyncio.run(asyncio.wait_for(watch(), 20))
+    after = asyncio.run(endpoint.stats())
+    assert (after.running, after.waiting, after.cache_pages_used) == (0, 0, 0)
+    assert after.finished - before.finished == len(PROMPTS)
+    assert after.output_tokens - before.output_tokens >= 5 * len(PROMPTS)
+    assert 0 < pages <= after.cache_pages_total == before.cache_pages_total
+    assert after.prefix_hits <= after.prefix_lookups

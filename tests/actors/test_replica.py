@@ -2,6 +2,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, cast
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 import actors.replica
+from actors.metrics import Metric
 from actors.replica import MAX_ATTEMPTS, Outcome, Replica, Request
 from actors.trace import Trace
 from model import Engine
@@ -185,6 +187,19 @@ def test_alone_a_unit_is_computed_whatever_became_of_it(
     assert asyncio.run(replica.compute(packet(5)))["answer"].to_pylist() == ["ok"]
     assert board.told("begin") == []
     assert work.committed == []
+
+
+def test_it_counts_rows_and_units(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counter[str]()
+
+    class Recorder:
+        def record(self, metric: Metric, value: float, *labels: str) -> None:
+            counted[metric.name] += int(value)
+
+    monkeypatch.setattr(replica, "_metrics", Recorder())
+    asyncio.run(both(replica, packet(5, 13, 0, 6), packet(7)))
+    rows = {"gemmaray_job_rows": 5, "gemmaray_job_failed_rows": 2, "gemmaray_job_units": 2}
+    assert counted == rows
 
 
 def test_it_reports_while_it_works(replica: Replica, board: Board) -> None:

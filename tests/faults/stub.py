@@ -22,6 +22,7 @@ import ray
 import actors.replica
 from actors.replica import Replica
 from model.outputs import Completion, GenerationOutput, RequestOutput, RequestUpdate
+from model.stats import EngineStats
 from model.tasks import Generate, Task
 from pipelines.local_store import LocalStore
 
@@ -75,20 +76,11 @@ class Mischief:
         return True
 
 
-@dataclass
-class Stats:
-    """What replicas report of an engine; the engine's own class would bring torch along."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
 class StubEngine:
     """Answers each request with a digest of its prompt and seed, so that a mix-up shows."""
 
     def __init__(self, mischief: Mischief | None) -> None:
-        self.stats = Stats()
+        self.stats = EngineStats()
         self._mischief = mischief
         self._waiting: dict[str, tuple[list[int], Generate]] = {}
 

@@ -2,33 +2,24 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import actors.replica
 from actors.replica import Replica
 from model.outputs import Completion, GenerationOutput, RequestOutput, RequestUpdate
 from model.params import EngineConfig
+from model.stats import EngineStats
 from model.tasks import Generate, Task
 
 # Prompts longer than this end the process that computes them.
 DEADLY_TOKENS = 60
 
 
-@dataclass
-class Stats:
-    """As EngineStats, which would bring torch along."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
 class StubEngine:
     """Answers with what decides a real answer: the prompt and the seed."""
 
     def __init__(self, deadly: int | None) -> None:
-        self.stats = Stats()
+        self.stats = EngineStats()
         self._deadly = deadly
         self._waiting: dict[str, tuple[list[int], int]] = {}
 
