@@ -1,0 +1,26 @@
+// The API's description, shown by Swagger UI, with this tab's key.
+
+import { get } from "./api.js";
+import { byId } from "./dom.js";
+import { storedKey } from "./key.js";
+
+function withKey(request) {
+  const key = storedKey();
+  if (key !== null) request.headers.Authorization = `Bearer ${key}`;
+  return request;
+}
+
+try {
+  const spec = await get("openapi.json");
+  window.SwaggerUIBundle({
+    spec,
+    domNode: byId("docs"),
+    deepLinking: true,
+    defaultModelsExpandDepth: -1,
+    requestInterceptor: withKey,
+    validatorUrl: null,
+  });
+} catch (error) {
+  byId("notice").textContent = `${error.message}. Load the page again to try once more.`;
+  byId("notice").hidden = false;
+}
