@@ -4,6 +4,8 @@ import { make } from "./dom.js";
 import { TokenView } from "./tokenview.js";
 
 const DIGITS = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
+// The pace of fewer tokens says nothing.
+const LEAST_FOR_PACE = 8;
 
 /** An answer that is being written. */
 export class Answer {
@@ -38,7 +40,7 @@ export class Answer {
     const figures = [];
     if (tokens !== null) {
       figures.push(`${tokens} ${tokens === 1 ? "token" : "tokens"}`);
-      if (tokens > 1) figures.push(`${DIGITS.format((tokens - 1) / seconds)} per second`);
+      if (tokens >= LEAST_FOR_PACE) figures.push(`${Math.round((tokens - 1) / seconds)} per second`);
     }
     if (this.#first !== null) {
       figures.push(`first after ${DIGITS.format((this.#first - this.#begun) / 1000)} s`);

@@ -4,12 +4,20 @@ import { get } from "./api.js";
 import { byId } from "./dom.js";
 import { storedKey } from "./key.js";
 
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+function shade() {
+  document.documentElement.classList.toggle("dark-mode", dark.matches); // Swagger UI's own class
+}
+
 function withKey(request) {
   const key = storedKey();
   if (key !== null) request.headers.Authorization = `Bearer ${key}`;
   return request;
 }
 
+shade();
+dark.addEventListener("change", shade);
 try {
   const spec = await get("openapi.json");
   window.SwaggerUIBundle({

@@ -30,8 +30,9 @@ export function prepareLabels(model) {
   });
 }
 
-/** Show the fields that a model has. */
+/** Show the fields that a model has, and none of what another one said. */
 export function labelsFor(card) {
+  byId("scores").replaceChildren(make("p.empty", {}, "The labels appear here, the likeliest first."));
   const hasHead = card.architecture === "sequence_classification";
   byId("labels-field").hidden = hasHead;
   byId("labels-mean-field").hidden = hasHead;

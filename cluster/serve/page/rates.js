@@ -1,6 +1,8 @@
 // Tokens per second, from counters that only grow while their replica lives.
 
 const KEPT = 60;
+// What lies nearer together, in seconds, is the same answer of a replica, seen twice.
+const LEAST_S = 0.5;
 const COUNTERS = ["prompt_tokens", "output_tokens"];
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 240;
@@ -33,17 +35,20 @@ class ModelRates {
 
   add(engines, now) {
     const rate = Object.fromEntries(COUNTERS.map((name) => [name, 0]));
+    const read = new Map();
     let known = false;
     for (const engine of engines) {
-      // The server may know older figures than its clock: their age counts.
       const at = now - engine.age_s;
       const before = this.#before.get(engine.replica);
-      if (before && at > before.at) {
+      const seconds = before ? at - before.at : 0;
+      if (seconds >= LEAST_S) {
         known = true;
-        for (const name of COUNTERS) rate[name] += (engine[name] - before[name]) / (at - before.at);
+        for (const name of COUNTERS) rate[name] += (engine[name] - before[name]) / seconds;
       }
-      this.#before.set(engine.replica, { ...engine, at });
+      // A replica that has not answered since is told as it was: then there is nothing new.
+      read.set(engine.replica, before && seconds < LEAST_S ? before : { ...engine, at });
     }
+    this.#before = read;
     if (known) this.#history = [...this.#history, rate].slice(-KEPT);
   }
 

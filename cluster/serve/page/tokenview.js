@@ -122,7 +122,8 @@ function describe(token) {
     make("b", {}, known ? percent(Math.exp(token.logprob)) : "the first token"),
   );
   if (!known) return make("div", {}, head);
-  const others = token.top.map(({ label, logprob }) => ({
+  const told = token.top.some(({ label }) => label === token.label);
+  const others = [...token.top, ...(told ? [] : [token])].map(({ label, logprob }) => ({
     label: visible(label),
     share: Math.exp(logprob),
     text: percent(Math.exp(logprob)),
@@ -132,7 +133,7 @@ function describe(token) {
     "div",
     {},
     head,
-    make("p.soft", {}, `log-probability ${token.logprob.toFixed(4)}`),
+    make("p.soft", {}, `log-probability ${token.logprob.toFixed(4).replace(/^-(?=0\.0+$)/, "")}`),
     others.length ? bars(others) : null,
   );
 }
