@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from model.chat import SystemPolicy
 from model.outputs import TaskOutput, TokenDelta
 from model.tasks import Classify, Embed, Generate, Normalize, PromptLogprobs
 
@@ -163,6 +164,7 @@ class Card:
         vocab_size: token ids go up to it.
         chat: whether it takes messages.
         loaded: when, in seconds since 1970.
+        system: what becomes of a first system message.
     """
 
     architecture: str
@@ -170,6 +172,7 @@ class Card:
     vocab_size: int
     chat: bool
     loaded: int
+    system: SystemPolicy = "reject"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class Endpoint:
             vocab_size=engine.model_config.vocab_size,
             chat=tokenizer is not None and tokenizer.has_chat_template,
             loaded=int(time.time()),
+            system=system,
         )
 
     async def describe(self) -> Card:

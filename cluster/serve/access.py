@@ -1,7 +1,7 @@
 """Who may ask: keys, known by their digests alone.
 
-A key is 32 random bytes, so a plain SHA-256 of it is as good as a slow one. Every route but /health
-takes a key, also those that do not exist.
+A key is 32 random bytes, so a plain SHA-256 of it is as good as a slow one. Every path takes a key,
+also those that do not exist, but for the few that are named one by one as open.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from model.errors import GemmarayError
 from .errors import ApiError
 
 PREFIX = "gr-"
-OPEN_PATHS = frozenset({"/health"})
 CALLER = "gemmaray.caller"
 LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<digest>[0-9a-f]{64})")
 
@@ -124,11 +123,13 @@ class Access:
     Args:
         app: what it stands before.
         keys: None lets everybody in.
+        open_paths: need no key; whole paths, never beginnings of some.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | None, open_paths: Collection[str]) -> None:
         self._app = app
         self._keys = keys
+        self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or not."""
@@ -149,7 +150,7 @@ class Access:
         header = next((v for name, v in scope["headers"] if name == b"authorization"), None)
         caller = self._keys.caller(header)
         path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
-        return ANYBODY if caller is None and path in OPEN_PATHS else caller
+        return ANYBODY if caller is None and path in self._open_paths else caller
 
 
 def _refusal() -> ApiError:

@@ -1,6 +1,8 @@
 """What the front door needs of a model, wherever its engine runs."""
 
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from actors.calls import (
@@ -14,8 +16,39 @@ from actors.calls import (
     Tokens,
 )
 from actors.endpoint import Endpoint
+from model.errors import EngineDeadError
 
 from .errors import busy
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStats:
+    """What one replica said of its engine.
+
+    Attributes:
+        replica: names it, for as long as it lives.
+        stats: what it said.
+        read: when, as time.monotonic() counts here.
+    """
+
+    replica: str
+    stats: EndpointStats
+    read: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What becomes of a model at the moment.
+
+    Attributes:
+        replicas: how many are in which state.
+        in_flight: calls that have come through this backend and are not answered yet.
+        engines: the replicas that run.
+    """
+
+    replicas: Mapping[str, int]
+    in_flight: int
+    engines: Sequence[ReplicaStats]
 
 
 class Backend(Protocol):
@@ -28,8 +61,8 @@ class Backend(Protocol):
         """Say what the model is."""
         ...
 
-    async def stats(self) -> EndpointStats:
-        """Say what its engine does: one of them, where there are several replicas."""
+    async def state(self) -> BackendState:
+        """Say what becomes of it; soon, and without an error where there is no engine."""
         ...
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
@@ -66,9 +99,14 @@ class LocalBackend:
         """Say what the model is."""
         return await self._endpoint.describe()
 
-    async def stats(self) -> EndpointStats:
-        """Say what its engine does."""
-        return await self._endpoint.stats()
+    async def state(self) -> BackendState:
+        """Say what becomes of it."""
+        try:
+            self._endpoint.check_health()
+        except EngineDeadError:
+            return BackendState({"unhealthy": 1}, self.ongoing, ())
+        stats = ReplicaStats("local", await self._endpoint.stats(), time.monotonic())
+        return BackendState({"running": 1}, self.ongoing, (stats,))
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
         """Answer a call, unless there are too many."""

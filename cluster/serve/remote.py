@@ -1,10 +1,12 @@
 """A model whose engines run in other processes, behind a handle of Ray Serve."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -12,18 +14,11 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from actors.calls import (
-    Call,
-    Card,
-    EndpointStats,
-    Event,
-    Failure,
-    Prompt,
-    PromptAnswer,
-    Tokens,
-)
+from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
 
+from .backend import BackendState, ReplicaStats
 from .errors import busy, unavailable
+from .latest import Latest
 
 
 class RemoteBackend:
@@ -37,6 +32,9 @@ class RemoteBackend:
         self._handle = handle
         self._streaming = handle.options(stream=True)
         self._card: Card | None = None
+        self._in_flight = 0
+        self._states: Latest[Mapping[str, int]] = Latest(self._ask_serve, {})
+        self._engines: Latest[Sequence[ReplicaStats]] = Latest(self._ask_replicas, ())
 
     async def describe(self) -> Card:
         """Say what the model is; replicas are asked once."""
@@ -45,21 +43,22 @@ class RemoteBackend:
             self._card = card
         return self._card
 
-    async def stats(self) -> EndpointStats:
-        """Say what the engine of one replica does; which one, Serve decides."""
-        stats: EndpointStats = await _answer(self._handle.stats.remote())
-        return stats
+    async def state(self) -> BackendState:
+        """Say what becomes of it, as Serve and the replicas said within the last seconds."""
+        replicas, engines = await asyncio.gather(self._states.get(), self._engines.get())
+        return BackendState(replicas, self._in_flight, engines)
 
     async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
         """Answer a call."""
-        answers: list[PromptAnswer] | Failure = await _answer(self._handle.compute.remote(call))
+        with self._counted():
+            answers: list[PromptAnswer] | Failure = await _answer(self._handle.compute.remote(call))
         return answers
 
     async def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Answer a call token by token."""
         events = self._streaming.stream.remote(call)
         try:
-            with _translated():
+            with self._counted(), _translated():
                 async for some in events:
                     yield some
         except (asyncio.CancelledError, GeneratorExit):
@@ -75,6 +74,30 @@ class RemoteBackend:
         """Give the text of tokens."""
         text: str | Failure = await _answer(self._handle.detokenize.remote(ids))
         return text
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def _ask_serve(self) -> Mapping[str, int]:
+        status = await asyncio.to_thread(serve.status)
+        deployments = status.applications[self._handle.app_name].deployments
+        states = deployments[self._handle.deployment_name].replica_states
+        return {state.value.lower(): count for state, count in states.items() if count}
+
+    async def _ask_replicas(self) -> Sequence[ReplicaStats]:
+        # A handle's other calls reach one replica, whichever Serve takes.
+        answers = await self._handle.broadcast("report").results_async(return_exceptions=True)
+        now = time.monotonic()
+        return [
+            ReplicaStats(*answer, now)
+            for answer in answers
+            if not isinstance(answer, BaseException)  # it has ended meanwhile
+        ]
 
 
 async def _answer(response: Any) -> Any:

@@ -3,6 +3,9 @@
 import threading
 import time
 
+from ray import serve
+
+from actors.calls import EndpointStats
 from actors.endpoint import Endpoint
 from actors.ray_metrics import EngineMetrics
 from model.chat import SystemPolicy
@@ -28,6 +31,10 @@ class ServedEndpoint(Endpoint):
         super().__init__(config, system, hang_s)
         self._metrics = EngineMetrics(name, "serving")
         threading.Thread(target=self._export, name="metrics", daemon=True).start()
+
+    async def report(self) -> tuple[str, EndpointStats]:
+        """Say which replica this is, and what its engine does."""
+        return serve.get_replica_context().replica_id.unique_id, await self.stats()
 
     def _export(self) -> None:
         while self._thread.alive:

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+from model.chat import SystemPolicy
+
 from .base import Reply
 
 
 class ModelCard(Reply):
-    """A served model."""
+    """A served model; `system` says what becomes of a system message."""
 
     id: str
     object: Literal["model"] = "model"
@@ -15,6 +17,7 @@ class ModelCard(Reply):
     architecture: str
     max_model_len: int
     chat: bool
+    system: SystemPolicy
 
 
 class ModelList(Reply):

@@ -47,4 +47,5 @@ def _card(name: str, card: Card) -> ModelCard:
         architecture=card.architecture,
         max_model_len=card.max_model_len,
         chat=card.chat,
+        system=card.system,
     )

@@ -1,4 +1,4 @@
-"""Keys: every route but /health takes one, and prompts of one are kept apart from another's."""
+"""Keys: what needs none is told by name, and prompts of one are kept apart from another's."""
 
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
@@ -11,8 +11,37 @@ import pytest
 from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
 from cluster.serve.access import KeyFileError, Keys, add_key, new_key
 from cluster.serve.api import make_app
+from cluster.serve.backend import BackendState
 
 from .conftest import SOON, Serving
+
+# Who comes with a browser gets so far without a key: to two pages and what they are made of.
+OPEN = [
+    "/",
+    "/docs",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
+    "/health",
+    "/page/answering.js",
+    "/page/api.js",
+    "/page/app.js",
+    "/page/base.css",
+    "/page/chat.js",
+    "/page/completion.js",
+    "/page/docs.js",
+    "/page/dom.js",
+    "/page/icon.svg",
+    "/page/key.js",
+    "/page/labels.js",
+    "/page/page.css",
+    "/page/rates.js",
+    "/page/settings.js",
+    "/page/sse.js",
+    "/page/state.js",
+    "/page/tags.js",
+    "/page/tokens.js",
+    "/page/tokenview.js",
+]
 
 
 class Recorder:
@@ -31,6 +60,9 @@ class Recorder:
     async def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
         self.calls.append(call)
         yield [Failure("dead", "no")]
+
+    async def state(self) -> BackendState:
+        return BackendState({}, 0, ())
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
         return Failure("request", "no")
@@ -52,14 +84,32 @@ def routes() -> list[tuple[str, str]]:
     """Every route that there is, and some that are not."""
     documented = make_app({}, None).openapi()["paths"]
     assert {"/v1/chat/completions", "/metrics", "/health"} <= documented.keys()
+    assert not set(OPEN) & documented.keys() - {"/health"}
     found = [
         (path.replace("{model}", "m"), method.upper())
         for path, operations in documented.items()
         for method in operations
     ]
-    pages = ["/docs", "/openapi.json", "/docs/oauth2-redirect"]
-    lookalikes = ["/", "/nothing", "/health/", "/healthy", "//health", "/v1/health", "/HEALTH"]
-    return [*found, *((path, "GET") for path in pages + lookalikes)]
+    closed = ["/openapi.json", "/docs/oauth2-redirect", "/docs/__init__.py", "/page/index.html"]
+    lookalikes = [
+        "/nothing",
+        "/health/",
+        "/healthy",
+        "//health",
+        "/v1/health",
+        "/HEALTH",
+        "//docs",
+        "/docs/",
+        "/page",
+        "/page/",
+        "/page/x.js",
+        "/page/%2e%2e/status",
+        "/page/..%2fmetrics",
+        "/page/app.js/",
+        "/docs/..%2fopenapi.json",
+        "/index.html",
+    ]
+    return [*found, *((path, "GET") for path in [*OPEN, *closed, *lookalikes])]
 
 
 def test_every_route_in_every_state_of_the_key(
@@ -85,7 +135,7 @@ def test_every_route_in_every_state_of_the_key(
             for state, good in states.items():
                 headers = [] if state is None else [(b"authorization", state.encode())]
                 reply = client.request(method, path, headers=headers)
-                let_in = good or path == "/health"
+                let_in = good or path in OPEN
                 assert (reply.status_code != 401) == let_in, (path, method, state)
                 if not let_in:
                     assert reply.json()["error"]["code"] == "invalid_api_key"

@@ -65,6 +65,26 @@ def test_models_answer_by_their_names(url: str, offline: Engine) -> None:
         assert post(url, model=model, prompt="x").status_code == status
 
 
+def test_the_state_of_models_is_told(url: str) -> None:
+    found: dict[str, Any] = {}
+
+    def known() -> bool:
+        found.update({model["id"]: model for model in httpx.get(f"{url}/status").json()["models"]})
+        return all(model["engines"] and model["replicas"] for model in found.values())
+
+    until(known)
+    assert {name: model["architecture"] for name, model in found.items()} == {
+        "demo": "causal_lm",
+        "classifier": "sequence_classification",
+    }
+    for model in found.values():
+        assert (model["replicas"], model["in_flight"]) == ({"running": 1}, 0)
+        (engine,) = model["engines"]
+        assert engine["replica"] != "local"
+        assert (engine["running"], engine["waiting"]) == (0, 0)
+    assert found["demo"]["engines"][0]["output_tokens"] > 0
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_clients_that_leave_free_their_places(url: str, stream: bool) -> None:
     data = json.dumps({**ENDLESS, "stream": stream}).encode()
@@ -147,3 +167,11 @@ def test_a_rolling_redeploy_drops_no_request(url: str) -> None:
         thread.join()
     assert replies.keys() == {"200 True"}, replies
     assert post(url, model="demo", prompt=["x"] * 8).status_code == 400
+    until(lambda: len(_demo(url)["engines"]) == 2)
+    names = {engine["replica"] for engine in _demo(url)["engines"]}
+    assert (_demo(url)["replicas"], len(names)) == ({"running": 2}, 2)
+
+
+def _demo(url: str) -> dict[str, Any]:
+    models: list[dict[str, Any]] = httpx.get(f"{url}/status").json()["models"]
+    return next(model for model in models if model["id"] == "demo")
