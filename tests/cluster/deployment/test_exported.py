@@ -1,4 +1,7 @@
-"""What Prometheus finds on the metrics port of a node while gemmaray serves and runs jobs."""
+"""What Prometheus finds on the metrics port of a node while gemmaray serves and runs jobs.
+
+What serves is the manifest's own application, with a small model in place of a large one.
+"""
 
 import json
 import socket
@@ -6,28 +9,32 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.request import urlopen
 
 import httpx
 import pytest
 import ray
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
 
 from actors.metrics import ENGINE, JOB, Metric
 from actors.progress import started_board
 from actors.replica import Replica
-from cluster.serve import ServeArgs, build_app
+from cluster.serve.access import add_key
 from cluster.serve.metrics import FRONT_DOOR
 from tests.actors.test_replica import Work, packet
 from tests.cluster.serve.conftest import FOLDERS, config
 
 from .promql import faults, queries, recorded
+from .test_kuberay import custom
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-APP = "test-metrics"
 NAME = "watched"
 # Ray takes what processes recorded every ten seconds.
 PATIENCE_S = 60.0
@@ -63,39 +70,50 @@ def wanted(metric: Metric) -> str:
 
 
 @pytest.fixture(scope="module")
-def scraped(ray_cluster: None) -> Iterator[Scraped]:
+def scraped(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    model = {"model": str(FOLDERS["demo"]), "name": NAME, "cpus": 0.5, "threads": 1}
-    model["kv_cache_bytes"] = 64 << 20
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    args = ServeArgs.model_validate({"models": [model], "anonymous": True})
-    serve.run(build_app(args), name=APP, route_prefix="/")
+    keys = tmp_path_factory.mktemp("keys") / "keys.txt"
+    key = add_key(keys, "somebody")
+    # As `serve deploy` and KubeRay do it.
+    _get_global_client().deploy_apps(deployed(keys), _blocking=True)
     kind = ray.remote(Replica)
     with started_board({}) as board:
         replica = kind.options(num_cpus=0.5).remote(config("demo"), Work(), board)
         ray.get(replica.__call__.remote(packet(5, 0, 6)))
-        generated = ask(f"http://127.0.0.1:{port}")
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
+            generated = ask(client)
         yield settled(generated)
         ray.kill(replica)
-    serve.delete(APP)
     serve.shutdown()
 
 
-def ask(url: str) -> int:
+def deployed(keys: Path) -> ServeDeploySchema:
+    """The manifest's configuration of Serve, for this machine."""
+    found = yaml.safe_load(custom("rayservice")["spec"]["serveConfigV2"])
+    args = found["applications"][0]["args"]
+    demo = {"model": str(FOLDERS["demo"]), "device": "cpu", "name": NAME, "cpus": 0.5}
+    args["models"] = [{**args["models"][0], **demo, "threads": 1, "kv_cache_bytes": 64 << 20}]
+    args["api_key_file"] = str(keys)
+    return ServeDeploySchema.model_validate(found)
+
+
+def ask(client: httpx.Client) -> int:
     """Make every kind of measurement; gives the tokens that were generated."""
     prompt = "Name the section of this Debian package. " * 20
     body = {"model": NAME, "prompt": prompt, "max_tokens": 9, "ignore_eos": True}
     generated = 0
     for stream in (False, True):  # the second one finds its prompt in the cache
-        reply = httpx.post(f"{url}/v1/completions", json={**body, "stream": stream}, timeout=60)
+        reply = client.post("/v1/completions", json={**body, "stream": stream}, timeout=60)
         assert reply.status_code == 200
         generated += 9
-    assert httpx.post(f"{url}/v1/completions", json={"model": "none"}).status_code == 400
+    assert client.post("/v1/completions", json={"model": "none"}).status_code == 400
     # Its deadline passes while it is written.
     endless = {**body, "max_tokens": 7000, "stream": True, "timeout": 1}
-    reply = httpx.post(f"{url}/v1/completions", json=endless, timeout=60)
+    reply = client.post("/v1/completions", json=endless, timeout=60)
     events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data:")]
     assert "error" in events[-1]
     return generated

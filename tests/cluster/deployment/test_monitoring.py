@@ -1,7 +1,10 @@
 """Rules and dashboard: valid, and about metrics that the code records."""
 
 import re
+import shutil
+import subprocess
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import promql_parser
@@ -15,6 +18,8 @@ from cluster.serve.metrics import FRONT_DOOR, Metrics, _made
 
 from .promql import MONITORING, Series, dashboard, faults, nodes, queries, recorded, rules
 
+RULES = MONITORING / "rules.yaml"
+ALERTS = Path(__file__).with_name("alerts.yaml")
 # What RayMetrics adds; tests/cluster/deployment/test_exported.py looks at the real thing.
 TAGS = {ENGINE: {"model", "use"}, JOB: {"model"}, FRONT_DOOR: set[str]()}
 
@@ -103,6 +108,15 @@ def labels_of(query: str) -> set[str]:
         if isinstance(node, promql_parser.VectorSelector):
             found |= recorded().get(str(node.name), frozenset())
     return found
+
+
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool, which comes with Prometheus, is not installed")
+    for command in (("check", "rules", RULES), ("test", "rules", ALERTS)):
+        finished = subprocess.run([promtool, *command], capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_prometheus_is_told_of_the_rules() -> None:
