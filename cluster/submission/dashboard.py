@@ -51,7 +51,7 @@ def find_dashboard(address: str | None) -> str:
     host, port = _host_and_port(url)
     try:
         socket.create_connection((host, port), REACH_TIMEOUT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise SubmissionError(f"no Ray cluster can be reached at {url}: {error}") from None
     return url.rstrip("/")
 
@@ -117,7 +117,8 @@ def _in_our_words(error: Exception, url: str, job: str) -> SubmissionError:
         return TakenError(f"{url} has a job {job} already")
     if "status code 404" in text and job:
         return UnknownJobError(f"{url} knows no job {job}; gemmaray jobs lists them")
-    if isinstance(error, ConnectionError):
+    # What a server answered with is in `response`; without one there was no answer.
+    if isinstance(error, OSError) and getattr(error, "response", None) is None:
         return SubmissionError(f"no Ray cluster can be reached at {url}: {text}")
     return SubmissionError(f"{url} does not answer as a Ray dashboard does: {_reason(lines)}")
 

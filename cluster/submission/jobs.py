@@ -165,11 +165,11 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _reason(message: str, *, ran: bool) -> str:
-    """Find the line that says why: our own if there is one; else a program says it at its end."""
+    """Find what says why: our own words if there are any; else a program says it at its end."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return ""
-    ours = [line for line in lines if line.startswith("gemmaray: ")]
+    ours = [number for number, line in enumerate(lines) if line.startswith("gemmaray: ")]
     if ours:
-        return ours[-1].removeprefix("gemmaray: ")
+        return " ".join(lines[ours[-1] :]).removeprefix("gemmaray: ")
     return lines[-1] if ran else lines[0]

@@ -1,6 +1,7 @@
 """What Ray's Jobs API says, in our words."""
 
 import pytest
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
@@ -29,6 +30,11 @@ def test_labels_come_back_as_they_were() -> None:
             "failed with exit code 2\njoining the Ray cluster\ngemmaray: error: no such column\n",
             "JOB_ENTRYPOINT_COMMAND_ERROR",
             "error: no such column",
+        ),
+        (
+            "failed\ngemmaray: error: bad input:\n  a.parquet: no column 'x'\n",
+            "JOB_ENTRYPOINT_COMMAND_ERROR",
+            "error: bad input: a.parquet: no column 'x'",
         ),
         (
             "failed with exit code 1\nTraceback\n  File\nModuleNotFoundError: No module\n",
@@ -85,6 +91,12 @@ def test_jobs_of_others_are_not_listed_but_can_be_looked_at(jobs: Jobs, client: 
         ),
         (RuntimeError("Job with submission_id a-1 already exists."), TakenError, "a-1 already"),
         (ConnectionError("Failed to connect to Ray"), SubmissionError, "can be reached at"),
+        (requests.ConnectionError("no route"), SubmissionError, "can be reached at"),
+        (
+            requests.HTTPError("502 Bad Gateway", response=requests.Response()),
+            SubmissionError,
+            "does not answer as a Ray dashboard does: 502 Bad Gateway",
+        ),
         (KeyError("ray_version"), SubmissionError, "does not answer as a Ray dashboard"),
         (
             RuntimeError("Request failed with status code 500: Traceback\n a\nOSError: full\n."),
@@ -111,6 +123,7 @@ def test_what_ray_raises_is_one_line(raised: Exception, kind: type, expected: st
         ("ftp://head:8265", "no URL of a dashboard"),
         ("http://", "no URL of a dashboard"),
         ("http://head:port", "no URL of a dashboard"),
+        ("http://a..b:80", "no Ray cluster can be reached"),
         ("http://127.0.0.1:1", "no Ray cluster can be reached at http://127.0.0.1:1: "),
     ],
 )

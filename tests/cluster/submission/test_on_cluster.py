@@ -197,7 +197,8 @@ def test_a_job_that_cannot_run_ends_as_it_would_here(cluster: Cluster, tmp_path:
     finished = cluster.gemmaray("submit", str(path), "--follow")
     assert finished.returncode == 2
     job = finished.stdout.splitlines()[0]
-    assert finished.stdout.splitlines()[-1].startswith("gemmaray: error: ")
+    assert "\ngemmaray: error: " in finished.stdout
+    assert "Traceback" not in finished.stdout
     assert "nothing" in cluster.status(job)["message"]
 
 
