@@ -70,6 +70,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         **without_ray(),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_AUTH_TOKEN": TOKEN,
     }
     environment.pop("PYTHONPATH", None)
@@ -174,7 +175,7 @@ def test_a_cancelled_job_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) 
 
     cancelled = cluster.gemmaray("cancel", job)
     assert cancelled.stdout.startswith(f"{job}: stopped"), cancelled.stderr
-    assert "interrupted: " in cluster.gemmaray("logs", job).stdout
+    assert "gemmaray: interrupted with " in cluster.gemmaray("logs", job).stdout
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
     resumed = cluster.gemmaray("submit", str(path), "--follow")
