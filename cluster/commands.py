@@ -13,6 +13,7 @@ import typer
 from pipelines.job import JobSpec
 from pipelines.s3 import S3Settings
 
+from .doctor.command import doctor
 from .options import (
     MAX_ERROR_RATE,
     Address,
@@ -21,15 +22,24 @@ from .options import (
     Quiet,
     S3Options,
     Sampling,
+    UsageError,
     given,
     job_values,
 )
 from .serve.options import ServeOptions
 from .signature import with_options
+from .submission.commands import ClusterAddress, cancel, jobs, logs, submit
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[
     str, typer.Argument(metavar="OUTPUT", help="The folder of a job's results, local or s3://.")
+]
+OutputOrId = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUTPUT|ID",
+        help="The folder of a job's results, local or s3://; or the id of a submitted job.",
+    ),
 ]
 
 app = typer.Typer(
@@ -164,9 +174,10 @@ def verify(
 @app.command()
 @with_options
 def status(
-    output: Output,
+    output: OutputOrId,
     s3: S3Options,
     *,
+    address: ClusterAddress = None,
     full: Annotated[
         bool, typer.Option("--full", help="Count errors in all parts, not in a sample of them.")
     ] = False,
@@ -175,7 +186,17 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say how far a job is, from any machine that can read its output."""
+    """Say how far a job is, from any machine that can read its output.
+
+    Of a submitted job, ID says how its driver is, from any machine that reaches the cluster.
+    """
+    if address is not None and "/" not in output and not Path(output).exists():
+        if full:
+            raise UsageError("--full is for the OUTPUT of a job, not for its ID")
+        from .submission.terminal import show_job  # noqa: PLC0415
+
+        show_job(output, address, watch=watch, as_json=as_json)
+        return
     from .job_status import show_status  # noqa: PLC0415
 
     settings = S3Settings(**s3.s3_values())
@@ -260,6 +281,10 @@ def embed(
 ) -> None:
     """Turn each prompt into a vector."""
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
+
+
+for command in (submit, jobs, logs, cancel, doctor):
+    app.command()(command)
 
 
 @app.command()

@@ -24,6 +24,7 @@ MIB = 1 << 20
 LEAST_OBJECT_STORE = 256 * MIB
 MOST_OBJECT_STORE = 4096 * MIB
 REACH_TIMEOUT_S = 5.0
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what its Jobs API starts
 
 
 class ConnectError(GemmarayError):
@@ -45,8 +46,8 @@ def connect(address: str | None = None) -> None:
 
     A Ray started here has no dashboard and asks for a random token at every port, since its ports
     are open to the network and whoever reaches them runs code. A cluster that is there already
-    gets our packages from this machine, so that its workers run what this command is. A variable
-    that the user has set stays as it is.
+    gets our packages from this machine, so that its workers run what this command is, unless this
+    command was submitted to it. A variable that the user has set stays as it is.
 
     Raises:
         ConnectError: Ray can't be started, or there is no such cluster.
@@ -110,7 +111,9 @@ def _cluster(address: str) -> dict[str, Any]:
             "the cluster with --address auto, or give the cluster's own HOST:6379"
         )
     if address != "auto":
-        _check_reachable(address)
+        check_reachable(address)
+    if SUBMITTED in os.environ:
+        return {"address": address}  # all its processes get what it was submitted with
     packages = [str(package_folder(name)) for name in PACKAGES]
     return {
         "address": address,
@@ -118,8 +121,12 @@ def _cluster(address: str) -> dict[str, Any]:
     }
 
 
-def _check_reachable(address: str) -> None:
-    """Try the address once: Ray would try for many minutes."""
+def check_reachable(address: str) -> None:
+    """Try the address once: Ray would try for many minutes.
+
+    Raises:
+        ConnectError: it is no HOST:PORT, or nobody listens there.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ConnectError(f"{address} is no address of a Ray cluster: give HOST:PORT, or auto")

@@ -94,6 +94,14 @@ def test_a_cluster_that_is_joined_gets_our_packages(
     assert "RAY_AUTH_MODE" not in os.environ
 
 
+def test_a_submitted_command_leaves_packages_to_its_submission(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    connect("auto")
+    assert "runtime_env" not in started[0]
+
+
 def test_auto_leaves_the_search_to_ray(started: list[dict[str, Any]]) -> None:
     connect("auto")
     assert started[0]["address"] == "auto"

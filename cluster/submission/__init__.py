@@ -1,0 +1,1 @@
+"""Jobs that are sent to a cluster, over Ray's Jobs API."""
