@@ -7,13 +7,17 @@ from fastapi import FastAPI
 
 from .access import Access, Keys
 from .backend import Backend
+from .batches.front import Batches
 from .body_limit import BodyLimit
 from .errors import install
 from .observing import Observing
-from .routes import chat, completions, embeddings, labelling, service, tokens
+from .routes import batches as batch_routes
+from .routes import chat, completions, embeddings, files, labelling, service, tokens
 from .server import Server
 from .settings import Limits
 
+# What surrounds a file in the form that it is sent in.
+FORM_BYTES = 1 << 16
 DESCRIPTION = (
     "Gemma 2 behind OpenAI's API. A field that is not known or not supported is an error. Every "
     "route but /health takes a key, unless the server is open to everybody."
@@ -21,7 +25,10 @@ DESCRIPTION = (
 
 
 def make_app(
-    backends: Mapping[str, Backend], keys: Keys | None, limits: Limits | None = None
+    backends: Mapping[str, Backend],
+    keys: Keys | None,
+    limits: Limits | None = None,
+    batches: Batches | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -29,17 +36,19 @@ def make_app(
         backends: the models by name.
         keys: who may use them; None is everybody.
         limits: what one request may take.
+        batches: files and batches; None has none.
     """
     limits = limits or Limits()
     app = FastAPI(
         title="gemmaray", version=version("gemmaray"), description=DESCRIPTION, redoc_url=None
     )
-    app.state.server = server = Server(backends, limits)
-    for family in (chat, completions, embeddings, labelling, tokens, service):
+    app.state.server = server = Server(backends, limits, batches=batches)
+    for family in (chat, completions, embeddings, labelling, tokens, files, batch_routes, service):
         app.include_router(family.router)
     install(app)
     # The one added last stands first.
-    app.add_middleware(BodyLimit, most=limits.max_body_bytes)
+    uploads = {files.UPLOADS: limits.max_file_bytes + FORM_BYTES} if batches else {}
+    app.add_middleware(BodyLimit, most=limits.max_body_bytes, at=uploads)
     app.add_middleware(Access, keys=keys)
     app.add_middleware(Observing, metrics=server.metrics)
     return app
