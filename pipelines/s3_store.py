@@ -85,7 +85,8 @@ class S3Store:
         try:
             size: int = sum(map(file.write, pieces))
         except BaseException:
-            file.discard()  # close() would make an object of what there is so far
+            file.discard()
+            file.closed = True  # or it would make an object of what there is so far, at last
             raise
         file.close()
         return size
