@@ -16,7 +16,8 @@ from cluster.serve.protocol.files import (
 )
 from cluster.serve.settings import Limits
 
-from .shelf import PIECE_BYTES, Order, Shelf, new_id, owner_of, purpose_of
+from .orders import Order, new_id, owner_of, purpose_of
+from .shelf import PIECE_BYTES, Shelf
 
 LONGEST_NAME = 255
 

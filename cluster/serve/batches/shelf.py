@@ -11,21 +11,18 @@ A fact is written once, by whoever is first. So there is nothing to lock, and wh
 two facts leaves a batch that goes on from there. `progress` alone is written again and again.
 """
 
-import hashlib
 import json
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
-from cluster.serve.protocol.batches import Batch, BatchUrl, Ended, Metadata, RequestCounts, Status
-from cluster.serve.protocol.files import FileObject, Purpose
+from cluster.serve.protocol.batches import Batch, Ended, RequestCounts, Status
+from cluster.serve.protocol.files import FileObject
 from pipelines.locations import parse_location
 from pipelines.storage import Store, open_store
+
+from .orders import Entry, Order
 
 FILE_ID = re.compile(r"file-[0-9a-f]{32}(-output|-errors)?")
 BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
@@ -34,62 +31,6 @@ PIECE_BYTES = 1 << 20
 READ_THREADS = 16
 # What has happened, and when: in the order of the states that they bring about, the last one first.
 FACTS = ("cancelling", "finalizing", "checked")
-
-
-def new_id(prefix: str, time_s: float) -> str:
-    """Make an id that nobody can guess; ids sort as their times do."""
-    return f"{prefix}{int(time_s * 1000):012x}{secrets.token_hex(10)}"
-
-
-def owner_of(name: str) -> str:
-    """Name the folder of whoever has keys of this name; a new key of an old name has the old's."""
-    return hashlib.sha256(f"owner {name}".encode()).hexdigest()[:32]
-
-
-def purpose_of(file_id: str) -> Purpose:
-    """Tell uploaded files from results."""
-    return "batch_output" if file_id.endswith(("-output", "-errors")) else "batch"
-
-
-class Order(BaseModel):
-    """What was asked for; see Batch."""
-
-    id: str
-    owner: str
-    endpoint: BatchUrl
-    input_file_id: str
-    completion_window: str
-    created_at: int
-    expires_at: int
-    metadata: Metadata | None = None
-
-    @property
-    def output_id(self) -> str:
-        """The file of answers: always the same, so that who writes it again replaces it."""
-        return f"file-{self.id.removeprefix('batch_')}-output"
-
-    @property
-    def errors_id(self) -> str:
-        """The file of lines that have none."""
-        return f"file-{self.id.removeprefix('batch_')}-errors"
-
-    @property
-    def work(self) -> str:
-        """The folder of what happens to it."""
-        return f"owners/{self.owner}/work/{self.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A batch in the queue; entries sort by the times that they were made at."""
-
-    batch_id: str
-    owner: str
-
-    @property
-    def name(self) -> str:
-        """Its file."""
-        return f"queue/{self.batch_id}.{self.owner}"
 
 
 class Shelf:

@@ -24,8 +24,9 @@ from pipelines.storage import probe
 from .answering import Answerer
 from .checking import Checked, check_lines
 from .job import BatchJob, BatchRun, Stopped
+from .orders import Entry, Order
 from .results import check_results, result_lines
-from .shelf import Entry, Order, Shelf
+from .shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
