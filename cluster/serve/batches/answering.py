@@ -125,6 +125,11 @@ class Answerer:
             try:
                 async with self._gate.enter(alone=deaths >= DEATHS_TOGETHER):
                     return await _asked(backend, call)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody here did that: Serve let go of the call, as it does where a replica ends.
             except ApiError as error:
                 if error.status not in RETRIED:
                     raise

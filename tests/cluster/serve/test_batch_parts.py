@@ -101,9 +101,9 @@ def body(prompt: str, **changes: Any) -> dict[str, Any]:
     return {"model": "m", "prompt": prompt, **changes}
 
 
-def raising(errors: dict[str, Sequence[Exception]]) -> Any:
+def raising(errors: dict[str, Sequence[BaseException]]) -> Any:
     """Give what raises some errors for a prompt before it lets it through."""
-    left: dict[str, Iterator[Exception]] = {text: iter(some) for text, some in errors.items()}
+    left: dict[str, Iterator[BaseException]] = {text: iter(some) for text, some in errors.items()}
 
     def before(text: str) -> None:
         if (error := next(left.get(text, iter(())), None)) is not None:
@@ -117,7 +117,13 @@ def lost() -> EngineLostError:
 
 
 def test_full_queues_and_lost_engines_are_waited_out() -> None:
-    errors = [*[busy()] * 12, EngineLostError("none", held=False), *[lost()] * 2, KeyError("?")]
+    errors = [
+        *[busy()] * 12,
+        EngineLostError("none", held=False),
+        *[lost()] * 2,
+        KeyError("?"),
+        asyncio.CancelledError(),
+    ]
     model = Scripted(raising({"a": errors}))
     outcomes = answered(model, body("a"), body("b"))
     assert [outcome.status for outcome in outcomes] == [200, 200]
