@@ -87,7 +87,7 @@ def test_settings_of_all_kinds_arrive_whole() -> None:
     assert bias.logit_bias == {5: 1.5}
     assert (bias.stop_token_ids, bias.ignore_eos) == ((1, 2), True)
     assert schema.constraint is not None
-    assert (schema.constraint.kind, schema.constraint.text) == ("json_schema", '{"type":"object"}')
+    assert (schema.constraint.kind, schema.constraint.text) == ("json_schema", '{"type": "object"}')
     assert (choice.choice, choice.min_p) == (("a", "b"), 0.1)
     assert anything.json_object
 

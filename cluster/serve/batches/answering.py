@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
+# After a death the first pause is so many times as long: the same one must not be met twice.
+PAUSE_AFTER_DEATH = 8
 # A line whose replica died so often is sent with no other line on its way, and given up in the end.
 DEATHS_TOGETHER = 2
 MOST_DEATHS = 5
@@ -122,6 +124,7 @@ class Answerer:
     async def _persistent(self, backend: Backend, call: Call) -> Sequence[PromptAnswer]:
         deaths, pause = 0, self._first_pause_s
         while True:
+            died = False
             try:
                 async with self._gate.enter(alone=deaths >= DEATHS_TOGETHER):
                     return await _asked(backend, call)
@@ -133,10 +136,12 @@ class Answerer:
             except ApiError as error:
                 if error.status not in RETRIED:
                     raise
-                deaths += isinstance(error, EngineLostError) and error.held
+                died = isinstance(error, EngineLostError) and error.held
             except Exception as error:  # noqa: BLE001 - one line's bad luck is not the batch's
                 logger.warning("a line of a batch failed: %s", type(error).__name__)
-                deaths += 1
+                died = True
+            if died:
+                deaths, pause = deaths + 1, max(pause, PAUSE_AFTER_DEATH * self._first_pause_s)
             if deaths == MOST_DEATHS:
                 message = f"the engines that had this request ended, {deaths} times"
                 raise ApiError(500, message, code="request_ended_engine")
