@@ -26,7 +26,7 @@ PAUSE_AFTER_DEATH = 8
 # A line whose replica died so often is sent with no other line on its way, and given up in the end.
 DEATHS_TOGETHER = 2
 MOST_DEATHS = 5
-RETRIED = frozenset({429, 503})
+BUSY = 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,30 +123,17 @@ class Answerer:
 
     async def _persistent(self, backend: Backend, call: Call) -> Sequence[PromptAnswer]:
         deaths, pause = 0, self._first_pause_s
-        while True:
-            died = False
+        while deaths < MOST_DEATHS:
             try:
                 async with self._gate.enter(alone=deaths >= DEATHS_TOGETHER):
                     return await _asked(backend, call)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # Nobody here did that: Serve let go of the call, as it does where a replica ends.
-            except ApiError as error:
-                if error.status not in RETRIED:
-                    raise
-                died = isinstance(error, EngineLostError) and error.held
-            except Exception as error:  # noqa: BLE001 - one line's bad luck is not the batch's
-                logger.warning("a line of a batch failed: %s", type(error).__name__)
-                died = True
-            if died:
-                deaths, pause = deaths + 1, max(pause, PAUSE_AFTER_DEATH * self._first_pause_s)
-            if deaths == MOST_DEATHS:
-                message = f"the engines that had this request ended, {deaths} times"
-                raise ApiError(500, message, code="request_ended_engine")
+            except _AgainError as again:
+                if again.died:
+                    deaths, pause = deaths + 1, max(pause, PAUSE_AFTER_DEATH * self._first_pause_s)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+        message = f"the engines that had this request ended, {deaths} times"
+        raise ApiError(500, message, code="request_ended_engine")
 
 
 def refused(error: ApiError) -> Outcome:
@@ -164,9 +151,39 @@ def left_out(code: str, message: str) -> Outcome:
     return Outcome(None, None, error_class=code, error=message)
 
 
+class _AgainError(Exception):
+    """Another try may do better.
+
+    Attributes:
+        died: whether an engine died that had this request.
+    """
+
+    def __init__(self, *, died: bool) -> None:
+        super().__init__()
+        self.died = died
+
+
 async def _asked(backend: Backend, call: Call) -> list[PromptAnswer]:
-    answers = await backend.compute(call)
+    try:
+        answers = await backend.compute(call)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody here did that: Serve let go of the call, as it does where a replica ends.
+        raise _AgainError(died=False) from None
+    except EngineLostError as error:
+        raise _AgainError(died=error.held) from None
+    except ApiError as error:
+        if error.status != BUSY:
+            raise
+        raise _AgainError(died=False) from None
+    except Exception as error:
+        logger.warning("a line of a batch failed: %s", type(error).__name__)
+        raise _AgainError(died=True) from None
     if isinstance(answers, Failure):
+        if answers.kind == "dead":
+            raise _AgainError(died=True)
         raise as_error(answers)
     return answers
 
