@@ -178,7 +178,7 @@ async def _asked(backend: Backend, call: Call) -> list[PromptAnswer]:
         if error.status != BUSY:
             raise
         raise _AgainError(died=False) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - one line's bad luck is not the batch's
         logger.warning("a line of a batch failed: %s", type(error).__name__)
         raise _AgainError(died=True) from None
     if isinstance(answers, Failure):
