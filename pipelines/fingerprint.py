@@ -29,6 +29,8 @@ def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> d
         "keep": ", ".join(f"{field.name}: {field.type}" for field in kept),
         "limit": spec.limit,
     }
+    if spec.settings_column is not None:  # named only then, as older plans know nothing of it
+        values["settings_column"] = spec.settings_column
     for name in spec.tasks.names:
         values[f"tasks.{name}"] = True
         for key, value in getattr(spec.tasks, name).model_dump().items():

@@ -165,6 +165,8 @@ class JobSpec(Settings):
         prompt_column: a text column that holds the prompt. Instead of `prompt`.
         messages: a column of chat messages: list<struct<role, content>>, or the same as JSON text.
             Instead of `prompt`.
+        settings_column: a text column with JSON objects of generate's settings, each for its row;
+            what one leaves out, and a null, are the job's.
         chat: "chat" puts each prompt into a user turn, "raw" takes it as it is behind <bos>; "auto"
             is chat where the checkpoint has a chat template, but raw for tag_tokens.
         system: what becomes of system messages, which Gemma 2 has none of: "reject" makes an error
@@ -190,6 +192,7 @@ class JobSpec(Settings):
     prompt: Name | None = None
     prompt_column: Name | None = None
     messages: Name | None = None
+    settings_column: Name | None = None
     chat: Literal["auto", "chat", "raw"] = "auto"
     system: Literal["reject", "fold"] = "reject"
     keep: Literal["*"] | tuple[Name, ...] = "*"
@@ -225,6 +228,8 @@ class JobSpec(Settings):
             raise ValueError("messages need the chat template: leave out chat, or give a prompt")
         if self.tasks.tag_tokens and (self.messages or self.chat == "chat"):
             raise ValueError("tag_tokens works on plain text: give a prompt, and chat: raw or auto")
+        if self.settings_column and not self.tasks.generate:
+            raise ValueError("settings_column holds settings of generate, which is no task here")
         if len(set(self.keep)) != len(self.keep):
             raise ValueError("keep names a column twice")
         self.engine_config(self.model, self.revision)

@@ -83,16 +83,22 @@ def line_rows(
         shorter.
     """
     yield Rows(schema.empty_table(), {})
+    for some in _batches(lines_of(path, index, rows, s3)):
+        objects = list(parsed(some))
+        if batch:
+            yield _requests(objects, schema, settings)
+        else:
+            yield Rows(*table_of(objects, schema))
+
+
+def lines_of(
+    path: str, index: LineIndex, rows: tuple[int, int], s3: S3Settings = ENVIRONMENT
+) -> Iterator[Line]:
+    """Read lines [first, last) of a file, as `line_rows` does, and give them as they are."""
     first, last = rows
     start, offset, size = index.around(first, last)
     with open_lines(path, offset, s3) as stream:
-        lines = islice(split_lines(chunks(stream, size)), first - start, last - start)
-        for some in _batches(lines):
-            objects = list(parsed(some))
-            if batch:
-                yield _requests(objects, schema, settings)
-            else:
-                yield Rows(*table_of(objects, schema))
+        yield from islice(split_lines(chunks(stream, size)), first - start, last - start)
 
 
 def _requests(

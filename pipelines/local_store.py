@@ -5,7 +5,7 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +29,7 @@ class LocalStore:
             StorageError: the filesystem has no hard links.
         """
         target = Path(self.url, name)
-        with self._aside(target, data) as aside:
+        with self._aside(target, [data]) as (aside, _):
             try:
                 target.hardlink_to(aside)
                 _sync_folder(target.parent)
@@ -49,24 +49,29 @@ class LocalStore:
 
     def replace(self, name: str, data: bytes, version: str) -> bool:  # noqa: ARG002 - see version
         """Write aside, then rename over the file."""
-        target = Path(self.url, name)
-        with self._aside(target, data) as aside:
-            aside.replace(target)
-            _sync_folder(target.parent)
+        self.write(name, [data])
         return True
 
+    def write(self, name: str, pieces: Iterable[bytes]) -> int:
+        """Write aside, then rename to its place."""
+        target = Path(self.url, name)
+        with self._aside(target, pieces) as (aside, size):
+            aside.replace(target)
+            _sync_folder(target.parent)
+        return size
+
     @contextlib.contextmanager
-    def _aside(self, target: Path, data: bytes) -> Iterator[Path]:
-        """Hold durable contents beside their place; what is left of them there is removed."""
+    def _aside(self, target: Path, pieces: Iterable[bytes]) -> Iterator[tuple[Path, int]]:
+        """Hold durable contents beside their place, and tell their size; then clean up there."""
         aside = Path(self.url, "_job", f"{uuid.uuid4().hex}.tmp")
         _make_folders(target.parent)
         _make_folders(aside.parent)
         try:
             with aside.open("xb") as file:
-                file.write(data)
+                size = sum(map(file.write, pieces))
                 file.flush()
                 os.fsync(file.fileno())
-            yield aside
+            yield aside, size
         finally:
             aside.unlink(missing_ok=True)
 

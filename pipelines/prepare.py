@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from model.errors import PromptError
+from model.errors import GemmarayError, PromptError
+from model.params import SamplingParams
 from model.tokenizer import GemmaTokenizer
 
 from .checkpoint_info import CheckpointInfo
@@ -16,6 +18,7 @@ from .job import JobSpec
 from .packet import make_packet
 from .prompts import Prompt, PromptSource
 from .reader import PLAIN, ReadOptions, UnitRows
+from .row_settings import RowSettings
 from .tasks import JobTasks
 from .tokenizer_files import TokenizerFiles
 
@@ -30,6 +33,7 @@ PROMPT_SCHEMA = pa.schema(
         pa.field("spaced", pa.bool_()),
         pa.field("text", pa.string()),
         pa.field("offsets", pa.list_(pa.int32())),
+        pa.field("settings", pa.string()),
         pa.field("error_class", pa.string()),
         pa.field("error", pa.string()),
     ]
@@ -49,6 +53,8 @@ class Preparer:
         with_text: whether a task needs the text and each token's place in it.
         max_len: most tokens of prompt and answer.
         reserve: tokens that must fit behind the prompt.
+        settings: where rows have settings of their own, if they have any.
+        beside: tokens that must fit behind the prompt for other tasks than generate.
         read: how input files are read.
     """
 
@@ -60,6 +66,8 @@ class Preparer:
     with_text: bool
     max_len: int
     reserve: int
+    settings: RowSettings | None = None
+    beside: int = 0
     read: ReadOptions = PLAIN
 
     @classmethod
@@ -76,6 +84,8 @@ class Preparer:
             with_text=tasks.needs_text,
             max_len=checkpoint.max_model_len,
             reserve=tasks.reserve,
+            settings=RowSettings.of(spec),
+            beside=tasks.reserve_beside,
             read=ReadOptions.of(spec),
         )
 
@@ -89,10 +99,11 @@ class Preparer:
         kept, faults = self._keep(rows.table)
         faults |= rows.faults
         tokenizer = self.files.load()
-        prompts = enumerate(self.source.prompts(rows.table))
+        prompts = self.source.prompts(rows.table)
+        settings = self.settings.read(rows.table) if self.settings else repeat(None)
         cells = [
-            _fault(faults[row]) if row in faults else self._cells(prompt, tokenizer)
-            for row, prompt in prompts
+            _fault(faults[row]) if row in faults else self._cells(prompt, own, tokenizer)
+            for row, (prompt, own) in enumerate(zip(prompts, settings, strict=False))
         ]
         return make_packet(rows.unit, file_name, pa.Table.from_pylist(cells, PROMPT_SCHEMA), kept)
 
@@ -107,16 +118,27 @@ class Preparer:
             return pa.table({}), faults
         return pa.table(columns, schema=self.kept), faults
 
-    def _cells(self, prompt: Prompt | PromptError, tokenizer: GemmaTokenizer) -> dict[str, Any]:
+    def _cells(
+        self,
+        prompt: Prompt | PromptError,
+        settings: SamplingParams | GemmarayError | None,
+        tokenizer: GemmaTokenizer,
+    ) -> dict[str, Any]:
         cells: dict[str, Any] = {}
+        reserve = self.reserve
         try:
             if isinstance(prompt, PromptError):
                 raise prompt
+            if isinstance(settings, GemmarayError):
+                raise settings
             self._check_characters(prompt)
             cells = self._encoded(prompt, tokenizer)
+            if settings is not None:
+                cells["settings"] = settings.model_dump_json(exclude_defaults=True)
+                reserve = max(settings.max_tokens, self.beside)
             cells["prompt_tokens"] = len(cells["prompt_ids"])
-            self._check_tokens(cells["prompt_tokens"])
-        except PromptError as error:
+            self._check_tokens(cells["prompt_tokens"], reserve)
+        except GemmarayError as error:
             return {"prompt_tokens": cells.get("prompt_tokens"), **error_cells(error)}
         return cells
 
@@ -141,13 +163,13 @@ class Preparer:
                 f"the prompt has {size} characters, which can't fit into {self.max_len} tokens"
             )
 
-    def _check_tokens(self, count: int) -> None:
-        room = self.max_len - self.reserve
+    def _check_tokens(self, count: int, reserve: int) -> None:
+        room = self.max_len - reserve
         if count > room:
-            kept = f" of {self.max_len}, as {self.reserve} are kept for the answer"
+            kept = f" of {self.max_len}, as {reserve} are kept for the answer"
             raise PromptError(
                 f"the prompt has {count} tokens, and {room} fit"
-                f"{kept if self.reserve else ' the model'}: shorten it"
+                f"{kept if reserve else ' the model'}: shorten it"
             )
 
 

@@ -19,33 +19,39 @@ Prompt = str | list[Any]
 
 @dataclass(frozen=True, slots=True)
 class PromptSource:
-    """Where prompts come from: exactly one of the three is set.
+    """Where prompts come from: exactly one of the first three is set.
 
     Attributes:
         template: text with columns in it.
         text_column: the column that holds the text.
         messages_column: the column that holds the messages.
+        settings_column: the column that holds settings of the row's own.
     """
 
     template: Template | None = None
     text_column: str | None = None
     messages_column: str | None = None
+    settings_column: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> "PromptSource":
         """Read it from a job."""
         template = Template.parse(spec.prompt) if spec.prompt else None
-        return cls(template, spec.prompt_column, spec.messages)
+        return cls(template, spec.prompt_column, spec.messages, spec.settings_column)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The input columns that it needs."""
-        if self.template:
-            return self.template.columns
-        return tuple(name for name in (self.text_column, self.messages_column) if name)
+        named = (self.text_column, self.messages_column, self.settings_column)
+        columns = (*(self.template.columns if self.template else ()), *filter(None, named))
+        return tuple(dict.fromkeys(columns))
 
     def fault(self, name: str, kind: pa.DataType) -> str | None:
         """Say why a column of this type can't be used, or None if it can."""
+        if name == self.settings_column:
+            if is_text(kind):
+                return None
+            return f"column {name!r} is {kind}; settings are JSON text: write them so first"
         if self.messages_column:
             if is_messages(kind) or is_text(kind):
                 return None

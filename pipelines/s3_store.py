@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -77,6 +78,18 @@ class S3Store:
             else:
                 return True
         raise AssertionError("unreachable")
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> int:
+        """Put it in one request, or as a multipart upload that is completed at its end."""
+        file = self._fs.open(f"{self.url}/{name}", "wb")
+        try:
+            size: int = sum(map(file.write, pieces))
+        except BaseException:
+            file.discard()
+            file.closed = True  # or it would make an object of what there is so far, at last
+            raise
+        file.close()
+        return size
 
     def names(self, folder: str = "") -> set[str]:
         """List the files directly in the folder."""

@@ -6,6 +6,7 @@ used. The second: a file that is replaced is there all the time, with its old co
 """
 
 import uuid
+from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
 from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
@@ -41,6 +42,16 @@ class Store(Protocol):
 
         Returns:
             False if it is no longer of this version, so that the caller must read it again.
+        """
+        ...
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> int:
+        """Give a file contents that need not fit into memory, whole and durable, at once.
+
+        What was there is replaced. If the pieces end with an exception, nothing changes.
+
+        Returns:
+            How many bytes there were.
         """
         ...
 

@@ -49,6 +49,7 @@ class Row:
         seed: of its sampling.
         text: what it was encoded from, where a task needs that.
         offsets: characters [start, end) of each token in the text.
+        settings: of its sampling, where they are not the job's.
     """
 
     prompt_ids: list[int]
@@ -56,6 +57,7 @@ class Row:
     seed: int
     text: str = ""
     offsets: tuple[tuple[int, int], ...] = ()
+    settings: SamplingParams | None = None
 
 
 class ResultColumns(Protocol):
@@ -104,7 +106,9 @@ class GenerateColumns:
 
     def task(self, row: Row) -> Task:
         """Generate, with the row's own seed."""
-        return Generate(self.params.model_copy(update={"seed": row.seed}))
+        params = row.settings or self.params
+        named = row.settings.seed if row.settings else None
+        return Generate(params.model_copy(update={"seed": row.seed if named is None else named}))
 
     def cells(self, result: GenerationOutput) -> dict[str, Any]:
         """Give the values of the columns."""
@@ -257,6 +261,12 @@ class JobTasks:
     def reserve(self) -> int:
         """Tokens that must fit behind the prompt."""
         return max(columns.reserve for columns in self.columns)
+
+    @property
+    def reserve_beside(self) -> int:
+        """The same for all tasks but generate."""
+        others = (columns for columns in self.columns if not isinstance(columns, GenerateColumns))
+        return max((columns.reserve for columns in others), default=0)
 
     @property
     def needs_text(self) -> bool:

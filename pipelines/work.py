@@ -1,5 +1,6 @@
 """A job's side of the replica: packets to engine requests, and outputs to answers."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .errors import error_cells
 from .packet import PROMPTS, file_name_of, rows_of, unit_of, unpacked, with_answers
 from .plan import row_seed
 from .reply import make_reply
+from .row_settings import sampling_params
 from .schema import ERROR_FIELDS, TOKEN_FIELD
 from .sink import Sink, commit_packet
 from .tasks import JobTasks, Row
@@ -65,7 +67,9 @@ class JobWork:
             seed = row_seed(self.seed, file_name, place)
             places = row["offsets"] or []
             offsets = tuple(zip(places[::2], places[1::2], strict=True))
-            ready = Row(row["prompt_ids"], row["spaced"], seed, row["text"] or "", offsets)
+            text, own = row["text"] or "", row["settings"]
+            settings = sampling_params(json.loads(own)) if own else None
+            ready = Row(row["prompt_ids"], row["spaced"], seed, text, offsets, settings)
             requests.append(Request(ready.prompt_ids, self.tasks.tasks(ready)))
         return requests
 

@@ -117,6 +117,11 @@ def add_key(file: Path, name: str) -> str:
     return key
 
 
+def local_path(scope: Scope) -> str:
+    """Give the path of a request below where the application is mounted."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+
+
 class Access:
     """ASGI middleware: tells later parts who calls, or answers 401.
 
@@ -149,8 +154,7 @@ class Access:
         # The first one counts: two of them would mean different things to different parts.
         header = next((v for name, v in scope["headers"] if name == b"authorization"), None)
         caller = self._keys.caller(header)
-        path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
-        return ANYBODY if caller is None and path in self._open_paths else caller
+        return ANYBODY if caller is None and local_path(scope) in self._open_paths else caller
 
 
 def _refusal() -> ApiError:

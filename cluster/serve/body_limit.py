@@ -1,8 +1,11 @@
 """Bodies that are too large are refused before they are read, or as soon as it shows."""
 
+from collections.abc import Mapping
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .access import local_path
 from .errors import ApiError
 
 # No body has more digits than that.
@@ -15,20 +18,23 @@ class BodyLimit:
     Args:
         app: what it stands before.
         most: bytes of a body.
+        at: path to the same, where that is another.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, at: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._most = most
-        self._message = f"the body is larger than {most} bytes"
+        self._at = at or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._declared(scope) > self._most:
-            refusal = ApiError(413, self._message, code="body_too_large")
+        most = self._at.get(local_path(scope), self._most)
+        reason = f"the body is larger than {most} bytes"
+        if self._declared(scope) > most:
+            refusal = ApiError(413, reason, code="body_too_large")
             await refusal.response()(scope, receive, send)
             return
         came = 0
@@ -37,9 +43,9 @@ class BodyLimit:
             nonlocal came
             message = await receive()
             came += len(message.get("body", b""))
-            if came > self._most:
+            if came > most:
                 # Of what may be raised while a body is read, FastAPI lets only this one through.
-                raise HTTPException(413, self._message)
+                raise HTTPException(413, reason)
             return message
 
         await self._app(scope, counted, send)

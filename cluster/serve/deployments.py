@@ -11,9 +11,15 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from actors.ray_metrics import RayMetrics
+from pipelines.locations import parse_location
+from pipelines.storage import open_store
 
 from .access import Keys
 from .api import make_app
+from .batches.deployment import BatchWorker
+from .batches.desk import Desk
+from .batches.front import Batches
+from .batches.shelf import Shelf
 from .metrics import FRONT_DOOR as FRONT_DOOR_METRICS
 from .metrics import Metrics
 from .remote import RemoteBackend
@@ -21,6 +27,7 @@ from .served import ServedEndpoint
 from .settings import Limits, ModelArgs, ServeArgs
 
 FRONT_DOOR = "front-door"
+BATCH_WORKER = "batches"
 # It awaits others all the time, and refuses by itself what is too much.
 FRONT_DOOR_REQUESTS = 10_000
 HEALTH_PERIOD_S = 5.0
@@ -40,18 +47,29 @@ class FrontDoor:
         handles: the models.
         keys: who may use them; None is everybody.
         limits: what one request may take.
+        batch_dir: where files and batches are; None has none.
+        batch_worker: who runs them.
     """
 
     def __init__(
-        self, handles: Mapping[str, DeploymentHandle[Any]], keys: Keys | None, limits: Limits
+        self,
+        handles: Mapping[str, DeploymentHandle[Any]],
+        keys: Keys | None,
+        limits: Limits,
+        batch_dir: str | None = None,
+        batch_worker: DeploymentHandle[Any] | None = None,
     ) -> None:
         self._backends = {name: RemoteBackend(handle) for name, handle in handles.items()}
         self._keys = keys
         self._limits = limits
+        self._batches: Batches | None = None
+        if batch_dir is not None and batch_worker is not None:
+            desk = Desk(Shelf(open_store(batch_dir)), limits)
+            self._batches = Batches(desk, batch_worker.metrics.remote)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         metrics = Metrics(beside=RayMetrics(FRONT_DOOR_METRICS))
-        return make_app(self._backends, self._keys, self._limits, metrics)
+        return make_app(self._backends, self._keys, self._limits, metrics, self._batches)
 
 
 def application(args: ServeArgs) -> serve.Application:
@@ -64,7 +82,7 @@ def application(args: ServeArgs) -> serve.Application:
     keys = None if args.api_key_file is None else Keys.read(args.api_key_file)
     drain_s = args.limits.timeout_s + DRAIN_MARGIN_S
     models: dict[str, serve.Application] = {}
-    names: set[str] = {FRONT_DOOR}
+    names: set[str] = {FRONT_DOOR, BATCH_WORKER}
     for model in args.models:
         name = _deployment_name(model.served_name, names)
         names.add(name)
@@ -80,7 +98,28 @@ def application(args: ServeArgs) -> serve.Application:
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
     )(FrontDoor)
-    return door.bind(models, keys, args.limits)
+    if args.batch_dir is None:
+        return door.bind(models, keys, args.limits)
+    directory = str(parse_location(args.batch_dir))
+    return door.bind(models, keys, args.limits, directory, _worker(args, models, directory))
+
+
+def _worker(
+    args: ServeArgs, models: Mapping[str, serve.Application], directory: str
+) -> serve.Application:
+    """Give the part that runs batches; what it leaves undone, another one finds."""
+    deployment = serve.deployment(
+        name=BATCH_WORKER,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=DRAIN_MARGIN_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
+        max_constructor_retry_count=BUILD_TRIES,
+    )(BatchWorker)
+    lines = {model.served_name: model.batch_lines for model in args.models}
+    return deployment.bind(models, lines, directory, args.limits, args.batches_at_once)
 
 
 def _options(model: ModelArgs, name: str, drain_s: float) -> dict[str, Any]:

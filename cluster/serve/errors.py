@@ -4,13 +4,15 @@ No message quotes what a request holds: neither a log nor another client gets to
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from actors.calls import Failure
 
 from .protocol.base import UNSUPPORTED, ErrorBody, ErrorDetail
 
@@ -83,16 +85,42 @@ def busy() -> ApiError:
     )
 
 
-def unavailable(message: str) -> ApiError:
-    """Say that there is no engine at the moment."""
-    headers = {"retry-after": str(RETRY_AFTER_S)}
-    return ApiError(503, message, code="engine_unavailable", headers=headers)
+class EngineLostError(ApiError):
+    """There is no engine at the moment.
+
+    Attributes:
+        held: whether it held this request when it died, which may be why.
+    """
+
+    def __init__(self, message: str, *, held: bool) -> None:
+        headers = {"retry-after": str(RETRY_AFTER_S)}
+        super().__init__(503, message, code="engine_unavailable", headers=headers)
+        self.held = held
+
+
+def as_error(failure: Failure) -> ApiError:
+    """Say what a model could not do in HTTP's terms."""
+    if failure.kind == "dead":
+        message = "the engine of this model has died; another one is being started"
+        return EngineLostError(message, held=True)
+    return bad_request(failure.message, code=failure.code)
 
 
 def too_late(seconds: float) -> ApiError:
     """Say that a deadline has passed."""
     message = f"the request took longer than {seconds:g} s and was given up"
     return ApiError(408, message, code="deadline_exceeded", headers=NO_RETRY)
+
+
+def no_such_model(known: Iterable[str]) -> ApiError:
+    """Say that a model is not served. What it was called may be anything, and is not quoted."""
+    message = f"there is no such model here; there are: {', '.join(sorted(known))}"
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def unexpected() -> ApiError:
+    """Say that it is nobody's fault but ours."""
+    return ApiError(500, "something went wrong on the server; it was logged")
 
 
 def gone() -> ApiError:
@@ -116,14 +144,14 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return from_findings(error.errors()).response()
 
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def failed(_: Request, error: Exception) -> JSONResponse:
         logger.error("request failed: %s", type(error).__name__)
-        return ApiError(500, "something went wrong on the server; it was logged").response()
+        return unexpected().response()
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(Exception, failed)
 
 
 def from_findings(findings: Sequence[Any]) -> ApiError:

@@ -87,3 +87,30 @@ def _made(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Hist
     if metric.kind == "histogram":
         return Histogram(*about, buckets=metric.buckets, registry=registry)
     return (Counter if metric.kind == "counter" else Gauge)(*about, registry=registry)
+
+
+class BatchMetrics:
+    """What the worker of batches counts."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.open = Gauge(
+            "gemmaray_batches_open", "Batches that have not ended.", registry=registry
+        )
+        self.ended = Counter(
+            "gemmaray_batches_ended", "Batches that have.", ["status"], registry=registry
+        )
+        self.lines = Counter(
+            "gemmaray_batch_lines",
+            "Lines of batches, by what became of them.",
+            ["result"],
+            registry=registry,
+        )
+
+    def line(self, failed: bool) -> None:  # noqa: FBT001 - a listener's only argument
+        """Count a line."""
+        self.lines.labels("failed" if failed else "completed").inc()
+
+    def text(self) -> bytes:
+        """Give them in Prometheus's text format."""
+        return generate_latest(self._registry)

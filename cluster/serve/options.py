@@ -10,6 +10,7 @@ from model.params import Device, Quantization
 
 MODEL = "Model and machine"
 ACCESS = "Access"
+BATCHES = "Batches"
 MODEL_FIELDS = (
     "model",
     "name",
@@ -23,6 +24,7 @@ MODEL_FIELDS = (
     "max_model_len",
     "max_ongoing",
     "max_queued",
+    "batch_ongoing",
     "cpus",
 )
 
@@ -83,6 +85,19 @@ class ServeOptions:
         int | None,
         _option("Requests that wait; more are refused with 429.", MODEL, default="128"),
     ] = None
+    batch_dir: Annotated[
+        str | None,
+        _option(
+            "Where files and batches are: a folder that all nodes see, or s3://bucket/prefix.",
+            BATCHES,
+            default="/v1/files and /v1/batches are not served",
+            metavar="DIR",
+        ),
+    ] = None
+    batch_ongoing: Annotated[
+        int | None,
+        _option("Lines of batches that are in an engine at a time.", BATCHES, default="32"),
+    ] = None
     system: Annotated[
         Literal["reject", "fold"] | None,
         _option(
@@ -118,4 +133,10 @@ class ServeOptions:
     def arguments(self) -> dict[str, Any]:
         """Give the values of ServeArgs that the user set."""
         model = given({name: getattr(self, name) for name in MODEL_FIELDS})
-        return given({"models": [model], "api_key_file": self.api_key_file})
+        return given(
+            {
+                "models": [model],
+                "api_key_file": self.api_key_file,
+                "batch_dir": self.batch_dir,
+            }
+        )

@@ -17,7 +17,7 @@ from ray.serve.exceptions import (
 from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
 
 from .backend import BackendState, ReplicaStats
-from .errors import busy, unavailable
+from .errors import EngineLostError, busy
 from .latest import Latest
 
 
@@ -117,5 +117,9 @@ def _translated() -> Iterator[None]:
         yield
     except BackPressureError:
         raise busy() from None
-    except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
-        raise unavailable("the replica that had this request has ended; try again") from None
+    except RayActorError:
+        message = "the replica that had this request has ended; try again"
+        raise EngineLostError(message, held=True) from None
+    except (DeploymentUnavailableError, ReplicaUnavailableError):
+        message = "no replica of this model takes requests now; try again"
+        raise EngineLostError(message, held=False) from None

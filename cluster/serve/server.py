@@ -9,12 +9,13 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from actors.calls import Ask, Begun, Call, Card, Event, Failure, Prompt, PromptAnswer
+from actors.calls import Begun, Call, Card, Event, Failure, PromptAnswer
 
 from .access import ANYBODY, CALLER, Caller
 from .attending import Deadline, attended, in_time
 from .backend import Backend
-from .errors import ApiError, bad_request, unavailable
+from .batches.front import Batches
+from .errors import as_error, no_such_model
 from .metrics import (
     COMPLETION_TOKENS,
     FIRST_TOKEN_SECONDS,
@@ -25,6 +26,7 @@ from .metrics import (
 )
 from .pace import Pace
 from .settings import Limits
+from .terms import Terms
 
 Result = TypeVar("Result")
 
@@ -37,11 +39,13 @@ class Server:
         backends: the models by name.
         limits: what one request may take.
         metrics: what is counted.
+        batches: files and batches, if there are any here.
     """
 
     backends: Mapping[str, Backend]
     limits: Limits
     metrics: Metrics = field(default_factory=Metrics)
+    batches: Batches | None = None
 
     def ticket(self, request: Request, model: str, timeout: float | None = None) -> "Ticket":
         """Begin a request.
@@ -51,14 +55,7 @@ class Server:
         """
         backend = self.backends.get(model)
         if backend is None:
-            # The name may be anything a client sent, so it is not quoted.
-            known = ", ".join(sorted(self.backends))
-            raise ApiError(
-                404,
-                f"there is no such model here; there are: {known}",
-                param="model",
-                code="model_not_found",
-            )
+            raise no_such_model(self.backends)
         seconds = min(timeout or self.limits.timeout_s, self.limits.timeout_s)
         caller: Caller = request.scope.get(CALLER, ANYBODY)
         return Ticket(self, request, model, backend, caller, Deadline(seconds))
@@ -100,35 +97,10 @@ class Ticket:
     deadline: Deadline
     begun: float = field(default_factory=time.monotonic)
 
-    def call(
-        self,
-        prompts: Sequence[Prompt],
-        asks: Sequence[Ask],
-        *,
-        choices: int = 1,
-        with_text: bool = False,
-    ) -> Call:
-        """Make a call to the model.
-
-        Args:
-            prompts: of the request.
-            asks: of each of them.
-            choices: answers to each.
-            with_text: whether the texts of the prompts are wanted.
-
-        Raises:
-            ApiError: it asks for too much.
-        """
-        limits = self.server.limits
-        if len(prompts) > limits.max_prompts:
-            raise bad_request(f"{len(prompts)} inputs; {limits.max_prompts} is the limit")
-        if len(prompts) * choices > limits.max_choices:
-            raise bad_request(
-                f"{len(prompts)} inputs with {choices} answers each; {limits.max_choices} answers "
-                "are the limit",
-                param="n",
-            )
-        return Call(tuple(prompts), tuple(asks), self.caller.salt, with_text)
+    @property
+    def terms(self) -> Terms:
+        """Under which it is asked."""
+        return Terms(self.server.limits, self.caller.salt)
 
     async def compute(self, call: Call) -> list[PromptAnswer]:
         """Have a call answered.
@@ -200,10 +172,3 @@ def _check(events: Sequence[Event]) -> None:
     for event in events:
         if isinstance(event, Failure):
             raise as_error(event)
-
-
-def as_error(failure: Failure) -> ApiError:
-    """Say what a model could not do in HTTP's terms."""
-    if failure.kind == "dead":
-        return unavailable("the engine of this model has died; another one is being started")
-    return bad_request(failure.message, code=failure.code)

@@ -47,6 +47,8 @@ class ModelArgs(Arguments):
             max_ongoing.
         max_ongoing: requests that a replica computes at the same time.
         max_queued: requests that wait in front of all replicas, at most; more are refused.
+        batch_ongoing: lines of batches in flight per replica, of the least number of them; None is
+            half of max_ongoing, which leaves the other half to whoever waits for an answer.
         cpus: for Ray's scheduler, and how many threads compute where there is no GPU.
         hang_s: a replica that is in one step for so long is replaced.
 
@@ -60,6 +62,7 @@ class ModelArgs(Arguments):
     target_ongoing: float | None = Field(default=None, gt=0)
     max_ongoing: int = Field(default=64, ge=1, le=65536)
     max_queued: int = Field(default=128, ge=0, le=1 << 20)
+    batch_ongoing: int | None = Field(default=None, ge=1, le=65536)
     cpus: float = Field(default=1, gt=0)
     hang_s: float = Field(default=120, gt=0)
     revision: str | None = None
@@ -97,6 +100,11 @@ class ModelArgs(Arguments):
         """Requests per replica that autoscaling aims at."""
         return self.target_ongoing or max(1.0, self.max_ongoing / 2)
 
+    @property
+    def batch_lines(self) -> int:
+        """Lines of batches that may be in flight."""
+        return (self.batch_ongoing or max(1, self.max_ongoing // 2)) * self.replica_range[0]
+
     def engine_config(self) -> EngineConfig:
         """Give the settings of one replica's engine. Raises ParameterError."""
         values = {name: getattr(self, name) for name in ENGINE_FIELDS}
@@ -115,12 +123,18 @@ class Limits(Arguments):
         max_prompts: inputs of a request.
         max_choices: inputs times n.
         timeout_s: after which a request is given up; it may ask for less, not for more.
+        max_file_bytes: of an uploaded file.
+        max_batch_lines: of the file of a batch.
+        max_open_batches: of one key, that have not ended.
     """
 
     max_body_bytes: int = Field(default=4 * MIB, ge=1024)
     max_prompts: int = Field(default=1024, ge=1)
     max_choices: int = Field(default=1024, ge=1)
     timeout_s: float = Field(default=600, gt=0, le=86400)
+    max_file_bytes: int = Field(default=200 * MIB, ge=1024)
+    max_batch_lines: int = Field(default=50_000, ge=1)
+    max_open_batches: int = Field(default=100, ge=1)
 
 
 class ServeArgs(Arguments):
@@ -135,6 +149,9 @@ class ServeArgs(Arguments):
         anonymous: serve whoever reaches the port. One of the two must be chosen.
         limits: what one request may take.
         front_doors: replicas of the part that speaks HTTP.
+        batch_dir: a folder that all nodes see, or s3://bucket/prefix, for files and batches; None
+            serves neither.
+        batches_at_once: batches that run at the same time; others wait for them.
     """
 
     models: tuple[ModelArgs, ...]
@@ -142,6 +159,8 @@ class ServeArgs(Arguments):
     anonymous: bool = False
     limits: Limits = Field(default_factory=Limits)
     front_doors: int = Field(default=1, ge=1, le=1024)
+    batch_dir: str | None = Field(default=None, min_length=1)
+    batches_at_once: int = Field(default=1, ge=1, le=64)
 
     @model_validator(mode="before")
     @classmethod

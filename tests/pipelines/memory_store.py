@@ -1,6 +1,7 @@
 """A store without a disk, whose user can be killed at any step."""
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -47,6 +48,12 @@ class MemoryStore:
             return False
         self.files[name] = data
         return True
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> int:
+        data = b"".join(pieces)
+        self.step()
+        self.files[name] = data
+        return len(data)
 
     def names(self, folder: str = "") -> set[str]:
         split = [name.rpartition("/") for name in self.files]

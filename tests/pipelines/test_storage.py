@@ -230,3 +230,23 @@ def test_local_paths_become_absolute() -> None:
 def test_other_locations_are_refused(url: str) -> None:
     with pytest.raises(StorageError):
         parse_location(url)
+
+
+def test_a_file_is_written_in_pieces_at_once(store: Store) -> None:
+    """Also one of more than a part of an upload; one that breaks off changes nothing."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"x" * (60 << 20)
+        raise KeyError
+
+    large = [bytes([n]) * (20 << 20) for n in range(3)]
+    assert store.write("folder/file", iter(large)) == 60 << 20
+    assert store.read("folder/file") == b"".join(large)
+    with pytest.raises(KeyError):
+        store.write("folder/file", broken())
+    with pytest.raises(KeyError):
+        store.write("other", broken())
+    assert store.names() == set()
+    assert store.read("folder/file") == b"".join(large)
+    assert store.write("folder/file", []) == 0
+    assert store.read("folder/file") == b""

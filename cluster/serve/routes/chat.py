@@ -1,11 +1,11 @@
 """POST /v1/chat/completions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from actors.calls import Added, Ended, Event, PromptAnswer
+from actors.calls import Added, Call, Ended, Event, PromptAnswer
 from cluster.serve.errors import bad_request
 from cluster.serve.logprobs import chat_logprobs
 from cluster.serve.protocol.base import Usage, new_id, now
@@ -20,6 +20,7 @@ from cluster.serve.protocol.chat import (
 )
 from cluster.serve.server import ServerOf, Ticket
 from cluster.serve.sse import EventStream
+from cluster.serve.terms import Terms
 from model.errors import GemmarayError
 from model.outputs import GenerationOutput
 from model.tasks import Generate
@@ -40,23 +41,30 @@ async def chat_completions(
 ) -> ChatCompletion | Response:
     """Answer a conversation."""
     ticket = server.ticket(request, body.model, body.timeout)
+    call = chat_call(body, ticket.terms)
+    if body.stream:
+        return EventStream(await ticket.stream(call), _Chunks(body, ticket))
+    completion = chat_completion(body, await ticket.compute(call))
+    ticket.count_completions(completion.usage.completion_tokens)
+    return completion
+
+
+def chat_call(body: ChatRequest, terms: Terms) -> Call:
+    """Give the call that a request makes. Raises ApiError."""
     try:
         params = body.sampling(body.limit or UNLIMITED, body.wanted_logprobs)
     except GemmarayError as error:
         raise bad_request(str(error).removeprefix("SamplingParams: ")) from None
     prompt = chat_prompt(body.messages, continue_final=bool(body.continue_final_message))
-    call = ticket.call([prompt], [Generate(params)], choices=body.choices)
-    if body.stream:
-        return EventStream(await ticket.stream(call), _Chunks(body, ticket))
-    (answer,) = await ticket.compute(call)
-    return _completion(body, answer, ticket)
+    return terms.call([prompt], [Generate(params)], choices=body.choices)
 
 
-def _completion(body: ChatRequest, answer: PromptAnswer, ticket: Ticket) -> ChatCompletion:
+def chat_completion(body: ChatRequest, answers: Sequence[PromptAnswer]) -> ChatCompletion:
+    """Put the answers to that call into a response."""
+    (answer,) = answers
     (output,) = answer.results
     assert isinstance(output, GenerationOutput)
     generated = sum(len(completion.token_ids) for completion in output.completions)
-    ticket.count_completions(generated)
     return ChatCompletion(
         id=new_id("chatcmpl"),
         created=now(),

@@ -1,6 +1,6 @@
 """POST /v1/completions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -17,6 +17,7 @@ from cluster.serve.protocol.completions import (
 )
 from cluster.serve.server import ServerOf, Ticket
 from cluster.serve.sse import EventStream
+from cluster.serve.terms import Terms
 from model.errors import GemmarayError
 from model.outputs import Completion as Generated
 from model.outputs import GenerationOutput, LogprobsOutput
@@ -35,13 +36,18 @@ async def completions(
 ) -> Completion | Response:
     """Continue prompts."""
     ticket = server.ticket(request, body.model, body.timeout)
-    call = _call(body, ticket)
+    call = completion_call(body, ticket.terms)
     if body.stream:
         return EventStream(await ticket.stream(call), _Chunks(body, ticket))
     answers = await ticket.compute(call)
+    ticket.count_completions(sum(map(_generated, answers)))
+    return text_completion(body, answers)
+
+
+def text_completion(body: CompletionRequest, answers: Sequence[PromptAnswer]) -> Completion:
+    """Put the answers to a request's call into a response."""
     choices = [choice for answer in answers for choice in _choices(body, answer)]
-    generated = sum(_generated(answer) for answer in answers)
-    ticket.count_completions(generated)
+    generated = sum(map(_generated, answers))
     return Completion(
         id=new_id("cmpl"),
         created=now(),
@@ -51,7 +57,8 @@ async def completions(
     )
 
 
-def _call(body: CompletionRequest, ticket: Ticket) -> Call:
+def completion_call(body: CompletionRequest, terms: Terms) -> Call:
+    """Give the call that a request makes. Raises ApiError."""
     if body.stream and body.echo and (body.logprobs is not None or not body.limit):
         raise bad_request(
             "a prompt's own tokens are known at the end only, so echo with logprobs, or with "
@@ -59,7 +66,7 @@ def _call(body: CompletionRequest, ticket: Ticket) -> Call:
             param="stream",
         )
     prompts = prompts_of(body.prompt, add_bos=body.add_special_tokens is not False)
-    return ticket.call(prompts, _asks(body), choices=body.choices, with_text=bool(body.echo))
+    return terms.call(prompts, _asks(body), choices=body.choices, with_text=bool(body.echo))
 
 
 def _asks(body: CompletionRequest) -> list[Ask]:

@@ -1,14 +1,16 @@
 """POST /v1/embeddings."""
 
 import base64
+from collections.abc import Sequence
 
 import numpy as np
 from fastapi import APIRouter, Request
 
-from actors.calls import PromptAnswer
+from actors.calls import Call, PromptAnswer
 from cluster.serve.protocol.base import PromptUsage
 from cluster.serve.protocol.embeddings import Embedding, EmbeddingList, EmbeddingRequest
 from cluster.serve.server import ServerOf
+from cluster.serve.terms import Terms
 from model.outputs import EmbeddingOutput
 from model.tasks import Embed
 
@@ -22,8 +24,17 @@ router = APIRouter()
 async def embeddings(body: EmbeddingRequest, request: Request, server: ServerOf) -> EmbeddingList:
     """Turn inputs into vectors."""
     ticket = server.ticket(request, body.model, body.timeout)
+    return embedding_list(body, await ticket.compute(embedding_call(body, ticket.terms)))
+
+
+def embedding_call(body: EmbeddingRequest, terms: Terms) -> Call:
+    """Give the call that a request makes. Raises ApiError."""
     task = Embed(body.pooling or "last", body.normalize is not False)
-    answers = await ticket.compute(ticket.call(prompts_of(body.input), [task]))
+    return terms.call(prompts_of(body.input), [task])
+
+
+def embedding_list(body: EmbeddingRequest, answers: Sequence[PromptAnswer]) -> EmbeddingList:
+    """Put the answers to that call into a response."""
     as_text = body.encoding_format == "base64"
     return EmbeddingList(
         data=[

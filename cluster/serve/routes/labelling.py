@@ -35,7 +35,7 @@ router = APIRouter()
 async def classify(body: ClassifyRequest, request: Request, server: ServerOf) -> ClassificationList:
     """Score inputs with the classification head."""
     ticket = server.ticket(request, body.model, body.timeout)
-    answers = await ticket.compute(ticket.call(_prompts(body), [Classify()]))
+    answers = await ticket.compute(ticket.terms.call(_prompts(body), [Classify()]))
     return _classifications(body.model, answers)
 
 
@@ -52,7 +52,7 @@ async def score_labels(
         message = str(error).removeprefix("LabelSettings: ")
         raise bad_request(message, param="labels") from None
     ask = AskLabels(labels.labels, labels.normalize)
-    answers = await ticket.compute(ticket.call(_prompts(body), [ask]))
+    answers = await ticket.compute(ticket.terms.call(_prompts(body), [ask]))
     return _classifications(body.model, answers)
 
 
@@ -60,7 +60,7 @@ async def score_labels(
 async def tag_tokens(body: TagRequest, request: Request, server: ServerOf) -> TaggingList:
     """Find spans with the token classification head."""
     ticket = server.ticket(request, body.model, body.timeout)
-    answers = await ticket.compute(ticket.call(prompts_of(body.input), [AskTags()]))
+    answers = await ticket.compute(ticket.terms.call(prompts_of(body.input), [AskTags()]))
     return TaggingList(
         data=[_tagging(index, answer) for index, answer in enumerate(answers)],
         model=body.model,

@@ -37,7 +37,10 @@ async def health() -> Health:
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **ERRORS})
 async def metrics(server: ServerOf) -> Response:
     """Give the counters for Prometheus."""
-    return Response(server.metrics.text(), headers={"content-type": PROMETHEUS})
+    text = server.metrics.text()
+    if server.batches is not None:
+        text += await server.batches.worker_metrics()
+    return Response(text, headers={"content-type": PROMETHEUS})
 
 
 def _card(name: str, card: Card) -> ModelCard:

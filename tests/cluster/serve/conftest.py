@@ -16,6 +16,7 @@ from actors.endpoint import Endpoint
 from cluster.serve.access import Keys
 from cluster.serve.api import make_app
 from cluster.serve.backend import Backend, LocalBackend
+from cluster.serve.batches.front import Batches
 from cluster.serve.settings import Limits
 from model import Engine
 from model.params import EngineConfig
@@ -103,13 +104,16 @@ def served(endpoints: Mapping[str, Endpoint]) -> Iterator[Served]:
 
 @pytest.fixture
 def serving() -> Iterator[Serving]:
-    """Serve backends of a test's own: serving(backends, keys=..., limits=...)."""
+    """Serve backends of a test's own: serving(backends, keys=..., limits=..., batches=...)."""
     with ExitStack() as stack:
 
         def serve(
-            backends: Mapping[str, Backend], keys: Keys | None = None, limits: Limits | None = None
+            backends: Mapping[str, Backend],
+            keys: Keys | None = None,
+            limits: Limits | None = None,
+            batches: Batches | None = None,
         ) -> Served:
-            return stack.enter_context(listening(make_app(backends, keys, limits)))
+            return stack.enter_context(listening(make_app(backends, keys, limits, batches)))
 
         yield serve
 
