@@ -91,13 +91,12 @@ class RemoteBackend:
 
     async def _ask_replicas(self) -> Sequence[ReplicaStats]:
         # A handle's other calls reach one replica, whichever Serve takes.
-        answers = await self._handle.broadcast("report").results_async(return_exceptions=True)
+        answers: Sequence[Any] = await self._handle.broadcast("report").results_async(
+            return_exceptions=True
+        )
         now = time.monotonic()
-        return [
-            ReplicaStats(*answer, now)
-            for answer in answers
-            if not isinstance(answer, BaseException)  # it has ended meanwhile
-        ]
+        there = [one for one in answers if not isinstance(one, BaseException)]  # others have ended
+        return [ReplicaStats(replica, stats, now) for replica, stats in there]
 
 
 async def _answer(response: Any) -> Any:

@@ -15,7 +15,7 @@ from .access import ANYBODY, CALLER, Caller
 from .attending import Deadline, attended, in_time
 from .backend import Backend
 from .batches.front import Batches
-from .errors import as_error, no_such_model
+from .errors import ApiError, as_error, no_such_model
 from .metrics import (
     COMPLETION_TOKENS,
     FIRST_TOKEN_SECONDS,
