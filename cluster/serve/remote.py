@@ -93,11 +93,9 @@ class RemoteBackend:
         # A handle's other calls reach one replica, whichever Serve takes.
         answers = await self._handle.broadcast("report").results_async(return_exceptions=True)
         now = time.monotonic()
-        return [
-            ReplicaStats(*answer, now)
-            for answer in answers
-            if not isinstance(answer, BaseException)  # it has ended meanwhile
-        ]
+        # Where there is an exception, the replica has ended meanwhile.
+        told = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [ReplicaStats(replica, stats, now) for replica, stats in told]
 
 
 async def _answer(response: Any) -> Any:

@@ -30,7 +30,7 @@ async def _model(name: str, backend: Backend) -> ModelStatus:
     card, state = await asyncio.gather(_card(backend), backend.state())
     return ModelStatus(
         id=name,
-        architecture=card and card.architecture,
+        architecture=card.architecture if card else None,
         replicas=dict(state.replicas),
         in_flight=state.in_flight,
         engines=[_engine(one) for one in sorted(state.engines, key=lambda one: one.replica)],
