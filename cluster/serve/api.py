@@ -40,6 +40,7 @@ def make_app(
     backends: Mapping[str, Backend],
     keys: Keys | None,
     limits: Limits | None = None,
+    *,
     metrics: Metrics | None = None,
     batches: Batches | None = None,
 ) -> FastAPI:

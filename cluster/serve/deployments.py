@@ -69,7 +69,9 @@ class FrontDoor:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         metrics = Metrics(beside=RayMetrics(FRONT_DOOR_METRICS))
-        return make_app(self._backends, self._keys, self._limits, metrics, self._batches)
+        return make_app(
+            self._backends, self._keys, self._limits, metrics=metrics, batches=self._batches
+        )
 
 
 def application(args: ServeArgs) -> serve.Application:

@@ -95,8 +95,9 @@ class RemoteBackend:
             return_exceptions=True
         )
         now = time.monotonic()
-        there = [one for one in answers if not isinstance(one, BaseException)]  # others have ended
-        return [ReplicaStats(replica, stats, now) for replica, stats in there]
+        # Where there is an exception, the replica has ended meanwhile.
+        told = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [ReplicaStats(replica, stats, now) for replica, stats in told]
 
 
 async def _answer(response: Any) -> Any:

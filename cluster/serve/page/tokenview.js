@@ -95,12 +95,23 @@ function visible(label) {
   return label.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 }
 
+let pointed = null; // the token that the card is about
+
 function showCard(target, tokens) {
+  hideCard();
+  pointed = target;
   const card = byId("token");
   card.replaceChildren(...tokens.map(describe));
   card.hidden = false;
   target.setAttribute("aria-describedby", card.id);
-  const place = target.getClientRects()[0] ?? target.getBoundingClientRect();
+  placeCard();
+}
+
+/** Put the card beside its token, wherever that has moved to. */
+function placeCard() {
+  if (!pointed?.isConnected) return hideCard();
+  const card = byId("token");
+  const place = pointed.getClientRects()[0] ?? pointed.getBoundingClientRect();
   const left = Math.min(place.left, document.documentElement.clientWidth - card.offsetWidth - MARGIN);
   const below = place.bottom + MARGIN;
   const fits = below + card.offsetHeight <= window.innerHeight;
@@ -110,6 +121,8 @@ function showCard(target, tokens) {
 }
 
 function hideCard() {
+  pointed?.removeAttribute("aria-describedby");
+  pointed = null;
   byId("token").hidden = true;
 }
 
@@ -138,6 +151,6 @@ function describe(token) {
   );
 }
 
-for (const gone of ["scroll", "resize"]) {
-  window.addEventListener(gone, hideCard, { capture: true, passive: true });
+for (const moved of ["scroll", "resize"]) {
+  window.addEventListener(moved, placeCard, { capture: true, passive: true });
 }

@@ -113,7 +113,7 @@ def serving() -> Iterator[Serving]:
             limits: Limits | None = None,
             batches: Batches | None = None,
         ) -> Served:
-            return stack.enter_context(listening(make_app(backends, keys, limits, batches)))
+            return stack.enter_context(listening(make_app(backends, keys, limits, batches=batches)))
 
         yield serve
 

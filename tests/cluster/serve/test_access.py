@@ -130,11 +130,11 @@ def test_every_route_in_every_state_of_the_key(
         f"Bearer {key}": True,
         f"bearer   {key}": True,
     }
-    with httpx.Client(base_url=served.url, timeout=SOON) as client:
+    with httpx.Client(timeout=SOON) as client:
         for path, method in routes():
             for state, good in states.items():
                 headers = [] if state is None else [(b"authorization", state.encode())]
-                reply = client.request(method, path, headers=headers)
+                reply = client.request(method, f"{served.url}{path}", headers=headers)
                 let_in = good or path in OPEN
                 assert (reply.status_code != 401) == let_in, (path, method, state)
                 if not let_in:

@@ -39,7 +39,7 @@ def client(
     }
     shelf = shelf_at(tmp_path_factory.mktemp("shelf"))
     worker = a_worker(shelf, backends)
-    app = make_app(backends, None, None, batches_on(shelf, worker=worker))
+    app = make_app(backends, None, batches=batches_on(shelf, worker=worker))
     with at_work(worker), listening(app) as served:
         yield served.client()
 

@@ -56,7 +56,11 @@ def answer(draw: random.Random) -> tuple[str, list[dict[str, Any]]]:
             if part:
                 tokens.append({"number": number, "bytes": list(part)})
                 number += 1
-            if draw.random() < 0.1:  # a control token
+            if (
+                draw.random() < 0.1
+                and data[:place].decode(errors="ignore").encode() == data[:place]
+            ):
+                # A control token, which a model does not write within a character.
                 tokens.append({"number": number, "bytes": list(b"<eos>")})
                 number += 1
         known = data[:place].decode(errors="ignore")

@@ -93,7 +93,7 @@ def test_stop_frees_the_place_within_a_second(
     settle(page, max_tokens=8000)
     page.fill("#completion-text", "lib")
     page.press("#completion-text", "Control+Enter")
-    expect(page.locator("#completions .token").nth(20)).to_be_visible()  # as they come
+    expect(page.locator("#completions .token").nth(5)).to_be_visible()  # as they come
     assert backend.ongoing == 1
     page.click("#completion-form [data-do=stop]")
     until(lambda: backend.ongoing == 0, 1.0)
@@ -214,7 +214,7 @@ def test_keys_are_asked_for_until_one_is_right(
 
 def test_what_is_said_stays_text(serving: Serving, open_tab: OpenTab) -> None:
     served = serving({EVIL: Scripted([EVIL, " and ", "<b>", "more"])})
-    page = open_tab(served.url, refusals={400}).page
+    page = open_tab(served.url, refusals={400, 404}).page
     say(page, EVIL)
     answer = told(page)
     assert texts(answer) == f"{EVIL} and <b>more"
