@@ -86,8 +86,9 @@ class RemoteBackend:
     async def _ask_serve(self) -> Mapping[str, int]:
         status = await asyncio.to_thread(serve.status)
         deployments = status.applications[self._handle.app_name].deployments
+        # By type they are members of an enumeration; Ray 2.60 gives their values, which are texts.
         states = deployments[self._handle.deployment_name].replica_states
-        return {state.value.lower(): count for state, count in states.items() if count}
+        return {state.lower(): count for state, count in states.items() if count}
 
     async def _ask_replicas(self) -> Sequence[ReplicaStats]:
         # A handle's other calls reach one replica, whichever Serve takes.

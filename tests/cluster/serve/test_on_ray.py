@@ -167,9 +167,8 @@ def test_a_rolling_redeploy_drops_no_request(url: str) -> None:
         thread.join()
     assert replies.keys() == {"200 True"}, replies
     assert post(url, model="demo", prompt=["x"] * 8).status_code == 400
-    until(lambda: len(_demo(url)["engines"]) == 2)
-    names = {engine["replica"] for engine in _demo(url)["engines"]}
-    assert (_demo(url)["replicas"], len(names)) == ({"running": 2}, 2)
+    until(lambda: _demo(url)["replicas"] == {"running": 2})
+    until(lambda: len({engine["replica"] for engine in _demo(url)["engines"]}) == 2)
 
 
 def _demo(url: str) -> dict[str, Any]:
