@@ -28,7 +28,7 @@ class StubEngine:
         return bool(self._waiting)
 
     def add_request(
-        self, prompt: Sequence[int], tasks: Sequence[Task], *, request_id: str, stream: bool
+        self, prompt: Sequence[int], tasks: Sequence[Task], *, request_id: str, **_: Any
     ) -> str:
         (task,) = tasks
         assert isinstance(task, Generate)
