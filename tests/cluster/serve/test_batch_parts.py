@@ -23,7 +23,7 @@ from cluster.serve.errors import EngineLostError, busy
 from cluster.serve.protocol.batches import CreateBatch
 from cluster.serve.settings import Limits
 from cluster.serve.terms import Terms
-from pipelines.errors import JobError
+from pipelines.errors import JobError, StorageError
 from pipelines.storage import Store, open_store
 
 from .batching import COMPLETIONS, Scripted, at_work, jsonl, line, shelf_at
@@ -201,6 +201,14 @@ def test_the_same_job_run_again_computes_nothing(tmp_path: Path) -> None:
     models = [Scripted(), Scripted()]
     assert [ran(store, source, model).done for model in models] == [(1, 0), (1, 0)]
     assert [len(model.calls) for model in models] == [1, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    worker = Worker(shelf_at(blocked / "b"), Answerer({}), Limits())
+    with pytest.raises(StorageError, match="can't be written"):
+        worker.check()
 
 
 def test_a_batch_that_never_gets_on_is_given_up(tmp_path: Path) -> None:
