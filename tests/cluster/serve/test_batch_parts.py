@@ -220,7 +220,7 @@ def test_a_batch_that_never_gets_on_is_given_up(tmp_path: Path) -> None:
         "me",
         CreateBatch(input_file_id=file.id, endpoint=COMPLETIONS, completion_window="24h"),
     )
-    order = shelf.taken(shelf.waiting()[0])
+    order = shelf.taken(*shelf.waiting())
     assert order is not None
     shelf.job(order).put_if_absent("_job/plan.json", b"no plan")
     worker = Worker(shelf, Answerer({"m": Lane(Scripted(), 1)}), Limits(), poll_s=0.001)
@@ -241,6 +241,6 @@ def test_a_batch_whose_maker_died_half_way_is_seen_by_its_owner(tmp_path: Path) 
     batch = desk.create("me", made)
     (record,) = tmp_path.glob("owners/*/batches/*.json")
     record.unlink()
-    assert shelf.taken(shelf.waiting()[0])
+    assert shelf.taken(*shelf.waiting())
     assert desk.batch("me", batch.id) == batch
     until(record.exists)
