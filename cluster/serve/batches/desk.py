@@ -127,7 +127,7 @@ class Desk:
         if batch.status in {"completed", "failed", "expired", "cancelled"}:
             message = f"the batch can't be cancelled any more: it is {batch.status}"
             raise ApiError(409, message, code="batch_ended", headers=NO_RETRY)
-        self._shelf.state(order, "cancelling", at=int(self._now()))
+        self._shelf.cancel(order, int(self._now()))
         return self._shelf.batch(order)
 
     def _order(self, who: str, batch_id: str) -> Order:

@@ -64,3 +64,8 @@ class Entry:
     def name(self) -> str:
         """Its file."""
         return f"queue/{self.batch_id}.{self.owner}"
+
+    @property
+    def mark(self) -> str:
+        """The file that says that it was cancelled, so that it need not wait for its turn."""
+        return f"{self.name}.cancelled"

@@ -1,6 +1,7 @@
 """Where files and batches lie, and who of the front doors and the worker writes what.
 
     queue/BATCH.OWNER                   a batch that has not ended, and what it is: an Order
+    queue/BATCH.OWNER.cancelled         that it is to end
     owners/OWNER/files/FILE.json        a file: a FileObject
     owners/OWNER/contents/FILE.jsonl    what is in it
     owners/OWNER/batches/BATCH.json     what was asked for: the Order again
@@ -108,6 +109,11 @@ class Shelf:
         progress = self._fact(order, "progress") if "progress.json" in known else {}
         return _batch(order, facts, progress)
 
+    def cancel(self, order: Order, at: int) -> None:
+        """Have a batch end."""
+        self.state(order, "cancelling", at=at)
+        self.store.put_if_absent(Entry(order.id, order.owner).mark, b"")
+
     def each(self, read: Any, ids: Iterable[str]) -> list[Any]:
         """Read several things at a time, since each of them is a request on S3."""
         with ThreadPoolExecutor(READ_THREADS) as pool:
@@ -115,10 +121,12 @@ class Shelf:
 
     # -- batches, as the worker sees them ----------------------------------------------------------
 
-    def waiting(self) -> list[Entry]:
-        """Give the batches that have not ended, the first made first."""
-        matches = map(ENTRY.fullmatch, sorted(self.store.names("queue")))
-        return [Entry(match[1], match[2]) for match in matches if match]
+    def waiting(self) -> dict[Entry, bool]:
+        """Give the batches that have not ended, the first made first, and which were cancelled."""
+        names = self.store.names("queue")
+        matches = map(ENTRY.fullmatch, sorted(names))
+        entries = [Entry(match[1], match[2]) for match in matches if match]
+        return {entry: entry.mark.removeprefix("queue/") in names for entry in entries}
 
     def taken(self, entry: Entry) -> Order | None:
         """Read what is to be done, and make sure that its owner sees it; None if it has ended."""
@@ -167,7 +175,9 @@ class Shelf:
         for folder in (job, f"{job}/_job", tries):
             names = self.store.names(folder)
             self.each(self.store.delete, [f"{folder}/{name}" for name in names])
-        self.store.delete(Entry(order.id, order.owner).name)
+        entry = Entry(order.id, order.owner)
+        self.store.delete(entry.mark)
+        self.store.delete(entry.name)
 
     def _order(self, name: str) -> Order | None:
         try:

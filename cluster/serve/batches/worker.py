@@ -89,8 +89,9 @@ class Worker:
         try:
             while True:
                 running = {entry: task for entry, task in running.items() if not task.done()}
-                for entry in await self._waiting():
-                    if entry not in running and len(running) < self._at_once:
+                for entry, cancelled in (await self._waiting()).items():
+                    # One that was cancelled computes nothing, so it takes nobody's place.
+                    if entry not in running and (cancelled or len(running) < self._at_once):
                         running[entry] = asyncio.create_task(self._persistent(entry))
                 if running:
                     await asyncio.wait(
@@ -104,12 +105,12 @@ class Worker:
             for task in running.values():
                 task.cancel()
 
-    async def _waiting(self) -> list[Entry]:
+    async def _waiting(self) -> dict[Entry, bool]:
         try:
             waiting = await asyncio.to_thread(self._shelf.waiting)
         except STORE_ERRORS as error:
             logger.warning("the queue of batches can't be read: %s", error)
-            return []
+            return {}
         self.metrics.open.set(len(waiting))
         return waiting
 

@@ -112,6 +112,18 @@ def test_a_cancelled_batch_gives_what_is_done(scripted: Any) -> None:
     assert client.files.delete(batch.input_file_id).deleted
 
 
+def test_a_batch_is_cancelled_though_it_waits_for_another(scripted: Any) -> None:
+    client = scripted(Scripted(lambda _: _forever())).client()
+    first, second = (created(client, many(3)).id for _ in range(2))
+    until(lambda: client.batches.retrieve(first).status == "in_progress")
+    assert client.batches.retrieve(second).status == "validating"
+    client.batches.cancel(second)
+    batch = finished(client, second)
+    assert batch.status == "cancelled"
+    assert ids_of(results(client, batch)[1]) == [0, 1, 2]
+    assert client.batches.retrieve(first).status == "in_progress"
+
+
 async def _forever() -> None:
     await asyncio.sleep(3600)
 

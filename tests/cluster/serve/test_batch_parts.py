@@ -23,7 +23,7 @@ from cluster.serve.errors import EngineLostError, busy
 from cluster.serve.protocol.batches import CreateBatch
 from cluster.serve.settings import Limits
 from cluster.serve.terms import Terms
-from pipelines.errors import JobError
+from pipelines.errors import JobError, StorageError
 from pipelines.storage import Store, open_store
 
 from .batching import COMPLETIONS, Scripted, at_work, jsonl, line, shelf_at
@@ -203,6 +203,14 @@ def test_the_same_job_run_again_computes_nothing(tmp_path: Path) -> None:
     assert [len(model.calls) for model in models] == [1, 0]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    worker = Worker(shelf_at(blocked / "b"), Answerer({}), Limits())
+    with pytest.raises(StorageError, match="can't be written"):
+        worker.check()
+
+
 def test_a_batch_that_never_gets_on_is_given_up(tmp_path: Path) -> None:
     """Here its job's folder is spoilt; a process that dies each time counts the same."""
     shelf = shelf_at(tmp_path)
@@ -212,7 +220,7 @@ def test_a_batch_that_never_gets_on_is_given_up(tmp_path: Path) -> None:
         "me",
         CreateBatch(input_file_id=file.id, endpoint=COMPLETIONS, completion_window="24h"),
     )
-    order = shelf.taken(shelf.waiting()[0])
+    order = shelf.taken(*shelf.waiting())
     assert order is not None
     shelf.job(order).put_if_absent("_job/plan.json", b"no plan")
     worker = Worker(shelf, Answerer({"m": Lane(Scripted(), 1)}), Limits(), poll_s=0.001)
@@ -233,6 +241,6 @@ def test_a_batch_whose_maker_died_half_way_is_seen_by_its_owner(tmp_path: Path) 
     batch = desk.create("me", made)
     (record,) = tmp_path.glob("owners/*/batches/*.json")
     record.unlink()
-    assert shelf.taken(shelf.waiting()[0])
+    assert shelf.taken(*shelf.waiting())
     assert desk.batch("me", batch.id) == batch
     until(record.exists)

@@ -86,6 +86,12 @@ def test_what_ray_serve_is_told(tmp_path: Path) -> None:
     assert taken == {"google-gemma-2-2b", "google-gemma-2-2b-2", "model"}
 
 
+def test_batches_take_half_of_what_the_least_replicas_do() -> None:
+    assert ModelArgs(model="a/b", replicas="2..4").batch_lines == 64
+    assert ModelArgs(model="a/b", replicas=3, batch_ongoing=5).batch_lines == 15
+    assert ModelArgs(model="a/b", max_ongoing=1).batch_lines == 1
+
+
 def test_arguments_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "args.yaml"
     monkeypatch.delenv("GEMMARAY_TEST", raising=False)
