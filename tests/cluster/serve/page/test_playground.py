@@ -147,7 +147,7 @@ def test_labels_are_bars_the_likeliest_first(served: Served, open_tab: OpenTab) 
 
 
 def test_each_architecture_has_its_views(served: Served, open_tab: OpenTab) -> None:
-    page = open_tab(served.url).page
+    page = open_tab(served.url, refusals={404}).page
     tabs = page.locator("[role=tab]:visible")
     expect(tabs).to_have_text(["Chat", "Completion", "Labels", "State"])
     page.select_option("#model", "classifier")
