@@ -20,8 +20,8 @@ from .endpoints import BatchEndpoint, BatchReply
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 8.0
-# After a death the first pause is so many times as long: the same one must not be met twice.
+# The longest pause, and the first one after a death, which must not be met twice: in first pauses.
+LONGEST_PAUSE = 32
 PAUSE_AFTER_DEATH = 8
 # A line whose replica died so often is sent with no other line on its way, and given up in the end.
 DEATHS_TOGETHER = 2
@@ -75,7 +75,8 @@ class Answerer:
 
     Args:
         lanes: the models by name.
-        first_pause_s: before the second try; each pause is twice as long as the one before.
+        first_pause_s: before the second try; each pause is twice as long as the one before, up to
+            32 times as long.
     """
 
     def __init__(self, lanes: Mapping[str, Lane], first_pause_s: float = FIRST_PAUSE_S) -> None:
@@ -131,7 +132,7 @@ class Answerer:
                 if again.died:
                     deaths, pause = deaths + 1, max(pause, PAUSE_AFTER_DEATH * self._first_pause_s)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            pause = min(2 * pause, LONGEST_PAUSE * self._first_pause_s)
         message = f"the engines that had this request ended, {deaths} times"
         raise ApiError(500, message, code="request_ended_engine")
 
