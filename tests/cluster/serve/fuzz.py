@@ -22,8 +22,11 @@ import httpx
 from actors.endpoint import Endpoint
 from cluster.serve.api import make_app
 from cluster.serve.backend import LocalBackend
+from cluster.serve.batches.shelf import Shelf
 from cluster.serve.settings import Limits
+from pipelines.storage import open_store
 
+from .batching import batches_on
 from .conftest import FOLDERS, Served, config, listening
 
 CHECKS = (
@@ -46,6 +49,12 @@ LABELS = {"labels": ["a", "b", "c"]}
 def before_call(context, case, kwargs):
     if isinstance(case.body, dict):
         case.body = short(context, dict(case.body))
+
+
+@schemathesis.hook
+def filter_body(context, body):
+    # In a form, whatever is no text is sent as text, and text is a file.
+    return not isinstance(body, dict) or isinstance(body.get("file", ""), (str, bytes))
 
 
 def short(context, body):
@@ -89,7 +98,7 @@ def agreeing(body):
     return {**body, **LABELS} if "labels" in body else body
 """
 # Lists that are too long are to be refused for that.
-LARGE = Limits(max_body_bytes=256 << 20, timeout_s=5)
+LARGE = Limits(max_body_bytes=256 << 20, timeout_s=5, max_open_batches=1_000_000)
 COUNT = re.compile(r'gemmaray_http_requests_total\{route="(.*?)",status="(\d+)"\} (\S+)')
 
 
@@ -105,7 +114,10 @@ def main() -> int:
             endpoint = Endpoint(config(name))
             stack.callback(endpoint.close)
             backends[name] = LocalBackend(endpoint, 64)
-        served = stack.enter_context(listening(make_app(backends, None, LARGE)))
+        shelf = Shelf(open_store(stack.enter_context(tempfile.TemporaryDirectory())))
+        batches = batches_on(shelf, LARGE)  # they are taken, and wait for a worker
+        app = make_app(backends, None, LARGE, batches=batches)
+        served = stack.enter_context(listening(app))
         hooks = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "fuzz_hooks.py"
         hooks.write_text(HOOKS)
         found = sum(

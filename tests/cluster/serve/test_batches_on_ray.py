@@ -63,8 +63,17 @@ def patiently(condition: Callable[[], bool]) -> None:
 
 
 def the_process_of(deployment: str) -> psutil.Process:
-    (found,) = [p for p in psutil.process_iter() if f"{APP}:{deployment}" in " ".join(_title(p))]
-    return found
+    """Find it, once it has been started again if it was killed a moment ago."""
+    title = f"{APP}:{deployment}"
+    found: list[psutil.Process] = []
+
+    def is_there() -> bool:
+        found[:] = [p for p in psutil.process_iter() if title in " ".join(_title(p))]
+        return bool(found)
+
+    patiently(is_there)
+    (process,) = found
+    return process
 
 
 def _title(process: psutil.Process) -> list[str]:
