@@ -62,7 +62,7 @@ def model_name(spec: Spec) -> str:
 def _command(spec: Spec, programs: Path, port: int) -> list[str]:
     folder, name = str(spec.checkpoint), spec.checkpoint.name
     listen = ["--port", str(port)]
-    extra = [str(word) for item in spec.settings.items() for word in item]
+    extra = [str(word) for item in spec.settings.items() for word in item if word != ""]
     if spec.name == OURS:
         ours = [str(Path(sys.executable).with_name("gemmaray")), "serve", "--model", folder]
         return [*ours, "--name", name, "--dtype", spec.dtype, *listen, *extra]

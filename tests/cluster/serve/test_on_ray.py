@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -136,9 +137,9 @@ def _title(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_a_rolling_redeploy_drops_no_request(url: str) -> None:
-    """The model's settings and the front door's change while clients go on asking."""
-    serve.run(build_app(arguments(max_queued=64)), name=APP, route_prefix="/")
+@contextmanager
+def asking(url: str) -> Iterator[Counter[str]]:
+    """Have four clients ask all the time inside the block; counts statuses, and whole answers."""
     done, replies = threading.Event(), Counter[str]()
     body = {"model": "demo", "prompt": "lib", "max_tokens": 40, "ignore_eos": True}
 
@@ -154,21 +155,50 @@ def test_a_rolling_redeploy_drops_no_request(url: str) -> None:
     threads = [threading.Thread(target=ask, args=(n % 2 == 0,)) for n in range(4)]
     for thread in threads:
         thread.start()
-    until(lambda: sum(replies.values()) > 10, SOON)
-    changed = arguments(max_queued=64, system="fold", hang_s=99, replicas=2)
-    changed = changed.model_copy(
-        update={"limits": changed.limits.model_copy(update={"max_prompts": 7})}
-    )
-    serve.run(build_app(changed), name=APP, route_prefix="/")
-    before = sum(replies.values())
-    until(lambda: sum(replies.values()) > before + 10, SOON)
-    done.set()
-    for thread in threads:
-        thread.join()
+    try:
+        more(replies)
+        yield replies
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def more(replies: Counter[str]) -> None:
+    """Wait for some more replies."""
+    before = replies.total()
+    until(lambda: replies.total() > before + 10, SOON)
+
+
+def test_a_rolling_redeploy_drops_no_request(url: str) -> None:
+    """The model's settings and the front door's change while clients go on asking."""
+    serve.run(build_app(arguments(max_queued=64)), name=APP, route_prefix="/")
+    with asking(url) as replies:
+        changed = arguments(max_queued=64, system="fold", hang_s=99, replicas=2)
+        changed = changed.model_copy(
+            update={"limits": changed.limits.model_copy(update={"max_prompts": 7})}
+        )
+        serve.run(build_app(changed), name=APP, route_prefix="/")
+        more(replies)
     assert replies.keys() == {"200 True"}, replies
     assert post(url, model="demo", prompt=["x"] * 8).status_code == 400
     until(lambda: _demo(url)["replicas"] == {"running": 2})
     until(lambda: len({engine["replica"] for engine in _demo(url)["engines"]}) == 2)
+
+
+def test_a_replica_that_is_killed_under_load_costs_its_own_requests_alone(url: str) -> None:
+    two = arguments(max_queued=64, replicas=2)
+    serve.run(build_app(two), name=APP, route_prefix="/")
+    until(lambda: _demo(url)["replicas"] == {"running": 2})
+    with asking(url) as replies:
+        victim = next(p for p in psutil.process_iter() if f"{APP}:demo" in " ".join(_title(p)))
+        victim.kill()
+        more(replies)
+        until(lambda: _demo(url)["replicas"] == {"running": 2}, 60)
+        more(replies)
+    # One that was streamed has its status already, and ends with an error instead of [DONE].
+    assert replies.keys() <= {"200 True", "200 False", "503 True", "503 False"}, replies
+    assert replies.total() - replies["200 True"] <= 2, "a replica has two requests at a time"
 
 
 def _demo(url: str) -> dict[str, Any]:
