@@ -1,6 +1,7 @@
 """A small job for the faults to strike: its plan, its rows, and three ways to commit them."""
 
 import hashlib
+import time
 import uuid
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,8 @@ PLAN = plan(90, 60, unit_rows=30)
 UNITS = tuple(PLAN.units())
 EXPECTED = {"f0.parquet": 90, "f1.parquet": 60}
 SUCCESS = "_SUCCESS"
+# Between rows that are written in place: a part of a usual size takes its time, too.
+ROW_S = 0.0005
 
 
 class Way(Protocol):
@@ -77,7 +80,11 @@ class InPlace:
     def commit(self, output: str, unit: Unit, attempt: str) -> None:
         path = Path(output, f"part-{unit.file}-{unit.first}.parquet")
         if not path.exists():
-            pq.write_table(rows(unit, attempt), path)
+            table = rows(unit, attempt)
+            with pq.ParquetWriter(path, table.schema) as file:
+                for row in range(table.num_rows):
+                    file.write_table(table.slice(row, 1))
+                    time.sleep(ROW_S)
 
     def end(self, output: str) -> None:
         pass
