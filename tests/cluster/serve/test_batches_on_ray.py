@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 APP = "test-batches"
 LINES = 200
+# Of each answer: enough for a batch to be amid its work when somebody looks.
+TOKENS = 250
 LONG = 120.0
 
 
@@ -85,7 +87,7 @@ def _title(process: psutil.Process) -> list[str]:
 
 def prompts(count: int) -> list[dict[str, Any]]:
     return [
-        line(f"id-{n}", model="demo", prompt=f"lib{n}", max_tokens=12, ignore_eos=True, seed=n)
+        line(f"id-{n}", model="demo", prompt=f"lib{n}", max_tokens=TOKENS, ignore_eos=True, seed=n)
         for n in range(count)
     ]
 
@@ -112,12 +114,14 @@ def test_each_line_is_answered_once_though_worker_and_engine_are_killed(
     assert not errors
     assert [answer["custom_id"] for answer in answers] == [f"id-{n}" for n in range(LINES)]
     some = range(0, LINES, 20)
-    params = [SamplingParams(max_tokens=12, temperature=1.0, ignore_eos=True, seed=n) for n in some]
+    params = [
+        SamplingParams(max_tokens=TOKENS, temperature=1.0, ignore_eos=True, seed=n) for n in some
+    ]
     wanted = [offline.generate([f"lib{n}"], p)[0] for n, p in zip(some, params, strict=True)]
     for n, output in zip(some, wanted, strict=True):
         reply = answers[n]["response"]["body"]
         assert reply["choices"][0]["text"] == output.text
-        assert reply["usage"]["completion_tokens"] == 12
+        assert reply["usage"]["completion_tokens"] == TOKENS
     assert "gemmaray_batch_lines_total" in httpx.get(f"{url}/metrics").text
 
 
