@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from .errors import StorageError
+from .locations import STORE_ERRORS
 from .plan import Unit
 from .storage import Store
 
@@ -27,7 +26,7 @@ def note(store: Store, unit: Unit, attempt: int) -> None:
     """
     try:
         store.put_if_absent(_name(unit, attempt), b"")
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise StorageError(f"{store.url} can't be written any more: {error}") from error
 
 

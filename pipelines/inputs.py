@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any, Self
 
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .errors import InputError, listed
 from .json_columns import common_schema, kinds_of
 from .jsonl import LineIndex, is_jsonl
 from .lines_file import inspect_lines
-from .locations import Location
+from .locations import STORE_ERRORS, Location
 from .parquet import inspect_parquet
 from .partitions import Partition, partition_types, partitions_of
 from .quarantine import BadFile
@@ -184,7 +183,7 @@ def _look(
                 contents = inspect_lines(path, size, old.index if old and same else None, s3)
             else:
                 contents = inspect_parquet(file, columns)
-    except (pa.ArrowException, OSError, ValueError, BotoCoreError) as error:
+    except (*STORE_ERRORS, ValueError, pa.ArrowException) as error:
         lasting = isinstance(error, ValueError) or is_damage(error)
         return _Fault(BadFile(name, path, size, version, _worded(error)), lasting)
     return Footer(_input_file(name, path, size, version, contents, partitions), contents.schema)

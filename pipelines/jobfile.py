@@ -4,12 +4,11 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from model.errors import ParameterError
 
 from .errors import JobError
 from .job import JobSpec
+from .locations import STORE_ERRORS
 from .storage import Store
 
 JOB_NAME = "_job/job.json"
@@ -36,7 +35,7 @@ def load_job(store: Store) -> JobSpec:
         raise JobError(f"there is no {name}: an older version wrote this output") from None
     except (ValueError, TypeError, AttributeError, ParameterError) as error:
         raise JobError(f"{name} can't be used: {' '.join(str(error).split())}") from None
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise JobError(f"{name} can't be read: {error}") from error
 
 

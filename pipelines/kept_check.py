@@ -6,12 +6,12 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .columns import without_invalid_text
 from .equality import differing_rows, plain
 from .errors import StorageError
 from .inputs import InputFile
+from .locations import STORE_ERRORS
 from .output import DamagedPartError, Output
 from .part_check import counted
 from .plan import Unit
@@ -69,7 +69,7 @@ def _source(
         return
     try:
         yield from read(file, slices, kept)
-    except (OSError, BotoCoreError, pa.ArrowException) as error:
+    except (*STORE_ERRORS, pa.ArrowException) as error:
         raise StorageError(f"{file.path} can't be read: {error}") from error
 
 

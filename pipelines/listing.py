@@ -4,11 +4,9 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from .errors import InputError
 from .jsonl import is_jsonl
-from .locations import Location, filesystem, parse_location
+from .locations import STORE_ERRORS, Location, filesystem, parse_location
 from .s3 import ENVIRONMENT, S3Settings
 
 # What is read of a folder.
@@ -31,7 +29,7 @@ def find_files(patterns: Sequence[str], s3: S3Settings = ENVIRONMENT) -> list[Lo
         location = parse_location(pattern)
         try:
             paths = list(_expanded(location, s3))
-        except (OSError, BotoCoreError) as error:
+        except STORE_ERRORS as error:
             raise InputError(f"{pattern} can't be listed: {error}") from error
         if not paths:
             raise InputError(f"{pattern} matches no Parquet file and no JSON lines")

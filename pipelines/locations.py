@@ -6,9 +6,13 @@ from typing import Any
 
 import fsspec
 import s3fs
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .errors import StorageError
 from .s3 import ENVIRONMENT, S3Settings
+
+# What a folder or S3 raises when it can't be read or written.
+STORE_ERRORS = (OSError, BotoCoreError)
 
 
 @dataclass(frozen=True, slots=True)

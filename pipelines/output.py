@@ -10,11 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .commit import SUCCESS_NAME, Receipt, read_receipt
 from .errors import JobError, StorageError
-from .locations import filesystem, parse_location
+from .locations import STORE_ERRORS, filesystem, parse_location
 from .plan import PLAN_NAME, Plan, Unit, part_units
 from .s3 import ENVIRONMENT, S3Settings
 from .source_file import is_damage
@@ -86,7 +85,7 @@ class Output:
         try:
             with self.store.open(name) as file:
                 yield pq.ParquetFile(file, **options)
-        except (pa.ArrowException, OSError, BotoCoreError) as error:
+        except (*STORE_ERRORS, pa.ArrowException) as error:
             reason = " ".join(str(error).split())
             if is_damage(error):
                 raise DamagedPartError(name, f"is damaged: {reason}") from None
@@ -125,7 +124,7 @@ def open_output(url: str, s3: S3Settings = ENVIRONMENT) -> Output:
         raise JobError(f"{url} holds no job: there is no {PLAN_NAME} in it") from None
     except ValueError as error:
         raise JobError(f"{url}/{PLAN_NAME} can't be used: {error}") from None
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise StorageError(f"{url} can't be read: {error}") from error
 
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .commit import PART_KEY, SUCCESS_NAME, Receipt
 from .errors import StorageError
 from .inputs import InputFile
+from .locations import STORE_ERRORS
 from .output import Output
 from .plan import Scalar, Unit
 from .schema import SOURCE_FIELDS
@@ -131,7 +131,7 @@ def check_success(output: Output, failed: int | None) -> Iterator[str]:
     except (ValueError, KeyError, TypeError) as error:
         yield f"can't be used: {type(error).__name__}: {error}"
         return
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise StorageError(f"{output.url}/{SUCCESS_NAME} can't be read: {error}") from error
     wanted = {"plan": plan.id, "rows": plan.total_rows, "failed": failed}
     for name, value in wanted.items():

@@ -15,10 +15,9 @@ from itertools import accumulate
 from math import ceil
 from typing import Any, Self
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from .errors import JobError, PlanMismatch, listed
 from .inputs import InputFile
+from .locations import STORE_ERRORS
 from .placement import Placement
 from .quarantine import BadFile
 from .storage import Store
@@ -245,7 +244,7 @@ def planned_files(store: Store) -> tuple[InputFile, ...]:
     """Give the inputs of the plan that is in an output; none if there is no plan to go by."""
     try:
         return Plan.from_json(store.read(PLAN_NAME)).files
-    except (OSError, ValueError, BotoCoreError):
+    except (*STORE_ERRORS, ValueError):
         return ()
 
 

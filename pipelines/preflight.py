@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import psutil
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .check import CheckedJob, check
 from .errors import Faults, StorageError
 from .estimate import Estimate, Reached, Work, estimate, reached_by
 from .footprint import CacheRoom, Weights, cache_room, gpus_here, memory_here, weigh
 from .job import JobSpec
+from .locations import STORE_ERRORS
 from .output import open_output
 from .plan import Plan, join
 from .prepare import Preparer
@@ -157,7 +157,7 @@ def _planned(job: CheckedJob) -> tuple[Plan, int | None]:
         )
     except FileNotFoundError:
         return mine, None
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise StorageError(f"{spec.output} can't be read: {error}") from error
     return plan, len(open_output(spec.output, spec.s3).units)
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .attempts import forget
 from .commit import Receipt, commit
 from .errors import StorageError
+from .locations import STORE_ERRORS
 from .packet import file_name_of, result_table, trace_of, unit_label, unit_of
 from .plan import Plan
 from .storage import Store
@@ -57,7 +57,7 @@ def commit_packet(sink: Sink, packet: pa.Table) -> Receipt:
     try:
         receipt = sink.put(packet)
         forget(sink.store, unit, range(1, trace_of(packet).attempt + 1))
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         label = unit_label(file_name_of(packet), unit)
         raise StorageError(f"{sink.store.url}: can't write {label}: {error}") from error
     return receipt

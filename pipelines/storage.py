@@ -9,11 +9,9 @@ import uuid
 from collections.abc import Iterable
 from typing import BinaryIO, Protocol
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from .errors import StorageError
 from .local_store import LocalStore
-from .locations import parse_location
+from .locations import STORE_ERRORS, parse_location
 from .s3 import ENVIRONMENT, S3Settings
 from .s3_store import S3Store
 
@@ -95,7 +93,7 @@ def probe(store: Store) -> None:
         first, second = store.put_if_absent(name, b"1"), store.put_if_absent(name, b"2")
         kept = store.read(name)
         store.delete(name)
-    except (OSError, BotoCoreError) as error:
+    except STORE_ERRORS as error:
         raise StorageError(f"{store.url} can't be written: {error}") from error
     if not first or second or kept != b"1":
         raise StorageError(

@@ -11,13 +11,13 @@ from functools import partial
 from itertools import accumulate
 
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
 from .commit import SUCCESS_NAME
 from .errors import InputError, JobError
 from .inputs import InputFile
 from .jobfile import load_job
 from .kept_check import Read, kept_faults
+from .locations import STORE_ERRORS
 from .output import DamagedPartError, Output, open_output
 from .part_check import check_part, check_success
 from .plan import Unit
@@ -250,6 +250,6 @@ def _input_fault(read: Read, file: InputFile) -> str | None:
         next(read(file, [Unit(0, 0, 0)], ()))
     except InputError as error:
         return str(error)
-    except (OSError, ValueError, BotoCoreError, pa.ArrowException) as error:
+    except (*STORE_ERRORS, ValueError, pa.ArrowException) as error:
         return f"{file.path} can't be read any more: {' '.join(str(error).split())}"
     return None

@@ -10,8 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
-
 from cluster.serve.metrics import BatchMetrics
 from cluster.serve.protocol.batches import BatchFinding, BatchFindings, Ended, RequestCounts
 from cluster.serve.protocol.files import FileObject
@@ -19,6 +17,7 @@ from cluster.serve.settings import Limits
 from cluster.serve.terms import Terms
 from model.errors import GemmarayError
 from pipelines.jsonl import chunks, open_lines, split_lines
+from pipelines.locations import STORE_ERRORS
 from pipelines.storage import probe
 
 from .answering import Answerer
@@ -34,7 +33,6 @@ POLL_S = 2.0
 LONGEST_PAUSE_S = 60.0
 # Of a batch without a new part in between. A worker that dies meanwhile counts.
 MOST_TRIES = 10
-STORE_ERRORS = (OSError, BotoCoreError)
 
 STOPS: dict[str, tuple[Stopped, Ended]] = {
     "cancelled": (
