@@ -50,3 +50,10 @@ def test_what_python_cannot_hold_is_compared_too() -> None:
     near = pa.array([2**62 - 1, 5], pa.int64()).view(pa.timestamp("us"))
     assert differing_rows(pa.chunked_array([far]), pa.chunked_array([far])) == []
     assert differing_rows(pa.chunked_array([far]), pa.chunked_array([near])) == [0]
+
+
+def test_a_signed_zero_in_a_list_is_another_value() -> None:
+    left = pa.chunked_array([[None, [0.0, -0.0], [NAN]]], pa.list_(pa.float64()))
+    right = pa.chunked_array([[None, [0.0, 0.0], [NAN]]], pa.list_(pa.float64()))
+    assert differing_rows(left, right) == [1]
+    assert differing_rows(left, left) == []
