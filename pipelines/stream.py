@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from .placement import TASK_CPUS, Flow, Placement
 from .plan import Plan, Unit
 from .reader import ReadOptions, UnitRows, read_units
 from .reply import read_replies
+from .stopping import StopOnSignal, StopSignal
 from .work import JobWork
 
 # Units of one file that one task reads: it decodes a row group once for all of them, where a task
@@ -89,21 +91,25 @@ def check_environment() -> None:
             raise JobError(f"{name} is set, which lets a Parquet file run code: unset it")
 
 
-def receipts(stream: Stream, units: Sequence[Unit], board: Any) -> Iterator[Receipt | Unit]:
+def receipts(
+    stream: Stream, units: Sequence[Unit], board: Any, stop: StopSignal
+) -> Iterator[Receipt | Unit]:
     """Compute and commit units.
 
     Args:
         stream: the job.
         units: those that are to be computed, in source order.
         board: a handle of the ProgressBoard actor.
+        stop: ends it from elsewhere.
 
     Yields:
         A unit's receipt as soon as its part is there, or the unit if the replicas gave it up.
 
     Raises:
         ray.exceptions.RayError: a stage failed; RayTaskError's cause is what it raised.
+        StreamStoppedError: it was stopped; its stages have ended.
     """
-    with DataContext.current(_context()):
+    with DataContext.current(_context(stop)):
         dataset = _dataset(stream, units, board)
     batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in batches:
@@ -140,7 +146,7 @@ def quiet() -> Iterator[None]:
                 handler.setLevel(level)
 
 
-def _context() -> DataContext:
+def _context(stop: StopSignal) -> DataContext:
     context = DataContext.get_current().copy()
     # One row, which is one unit, per block: a smaller limit than any row makes every row a block.
     context.target_max_block_size = 1
@@ -150,6 +156,10 @@ def _context() -> DataContext:
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
     # A unit can take hours where the model is large and the machine is not.
     context.execution_no_progress_timeout_s = -1
+    context.custom_execution_callback_classes = [
+        *context.custom_execution_callback_classes,
+        partial(StopOnSignal, stop),  # type: ignore[list-item]  # called without arguments
+    ]
     return context
 
 

@@ -10,19 +10,28 @@ from actors.progress import Snapshot
 from .commit import Receipt
 from .errors import JobError
 from .plan import Unit
+from .stopping import StopSignal
+
+# Longer than Ray Data takes to end its stages, where Ray still answers.
+STOP_S = 15.0
 
 Result = Receipt | Unit
 
 
 class ReceiptThread:
-    """Iterates over receipts, and units that were given up, for a caller who does not only wait."""
+    """Iterates over receipts, and units that were given up, for a caller who does not only wait.
 
-    def __init__(self, receipts: Callable[[], Iterator[Result]]) -> None:
+    Args:
+        receipts: gives them, until it is told to stop.
+    """
+
+    def __init__(self, receipts: Callable[[StopSignal], Iterator[Result]]) -> None:
         self._receipts = receipts
         self._queue: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
-        self._stopped = threading.Event()
+        self._stopped = StopSignal()
         self.finished = False
-        threading.Thread(target=self._main, name="receipts", daemon=True).start()
+        self._thread = threading.Thread(target=self._main, name="receipts", daemon=True)
+        self._thread.start()
 
     def take(self, timeout_s: float) -> list[Result]:
         """Wait for results, and give those that are there.
@@ -44,13 +53,14 @@ class ReceiptThread:
         return taken
 
     def stop(self) -> None:
-        """Let go of the iteration as soon as it yields; the stages behind it are ended then."""
+        """End the iteration and the stages behind it; return when they have, or take too long."""
         self._stopped.set()
+        self._thread.join(STOP_S)
 
     def _main(self) -> None:
         end: BaseException | None = None
         try:
-            for receipt in self._receipts():
+            for receipt in self._receipts(self._stopped):
                 self._queue.put(receipt)
                 if self._stopped.is_set():
                     break

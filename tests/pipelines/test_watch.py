@@ -1,14 +1,18 @@
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+import ray
+from ray.data import DataContext
 
 from actors.progress import Snapshot
 from pipelines import InputError, JobError
 from pipelines.commit import Receipt
 from pipelines.plan import Unit
-from pipelines.stream import READS_PER_GROUP, UNITS_PER_READ, _runs
-from pipelines.watch import ReceiptThread, Result, check_snapshot
+from pipelines.stopping import StopSignal, StreamStoppedError
+from pipelines.stream import READS_PER_GROUP, UNITS_PER_READ, _context, _runs
+from pipelines.watch import STOP_S, ReceiptThread, Result, check_snapshot
 
 from .test_plan import plan
 
@@ -24,12 +28,12 @@ def drained(thread: ReceiptThread) -> list[Result]:
 
 def test_receipts_are_taken_until_the_end() -> None:
     results: list[Result] = [RECEIPT, Unit(0, 9, 12), RECEIPT]
-    assert drained(ReceiptThread(lambda: iter(results))) == results
-    assert drained(ReceiptThread(lambda: iter([]))) == []
+    assert drained(ReceiptThread(lambda _: iter(results))) == results
+    assert drained(ReceiptThread(lambda _: iter([]))) == []
 
 
 def test_nothing_is_taken_when_nothing_comes() -> None:
-    def slow() -> Iterator[Receipt]:
+    def slow(_: StopSignal) -> Iterator[Receipt]:
         stop.wait(10)
         yield RECEIPT
 
@@ -42,7 +46,7 @@ def test_nothing_is_taken_when_nothing_comes() -> None:
 
 
 def test_what_ends_the_iteration_is_raised() -> None:
-    def broken() -> Iterator[Receipt]:
+    def broken(_: StopSignal) -> Iterator[Receipt]:
         yield RECEIPT
         raise InputError("gone")
 
@@ -53,17 +57,40 @@ def test_what_ends_the_iteration_is_raised() -> None:
 def test_a_stopped_thread_lets_go_of_the_iteration() -> None:
     ended = []
 
-    def endless() -> Iterator[Receipt]:
+    def endless(_: StopSignal) -> Iterator[Receipt]:
         try:
             while True:
                 yield RECEIPT
         finally:
             ended.append(True)
 
-    thread = ReceiptThread(endless)
-    thread.stop()
-    drained(thread)
+    ReceiptThread(endless).stop()
     assert ended == [True]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_stream_is_stopped_while_its_reader_waits() -> None:
+    """Ray must not be shut down while a thread is in it: the process would crash."""
+
+    def stuck(stop: StopSignal) -> Iterator[Receipt]:
+        with DataContext.current(_context(stop)):
+            dataset = ray.data.range(2).map(lambda _: time.sleep(600))
+        try:
+            yield from dataset.iter_batches()
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    raised: list[BaseException] = []
+    thread = ReceiptThread(stuck)
+    assert thread.take(3.0) == []
+    begun = time.monotonic()
+    thread.stop()
+    assert time.monotonic() - begun < STOP_S
+    assert [type(error) for error in raised] == [StreamStoppedError]
+    with pytest.raises(StreamStoppedError):
+        drained(thread)
 
 
 def snapshot(fatal: str | None) -> Snapshot:
