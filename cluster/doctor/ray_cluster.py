@@ -1,6 +1,5 @@
 """A Ray cluster: whether it answers, is of our version, and is open to those it should not be."""
 
-import ipaddress
 import json
 import platform
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from cluster.hosts import is_loopback
 from cluster.submission.dashboard import find_dashboard, settle_environment
 from model.errors import GemmarayError
 
@@ -89,9 +89,9 @@ def is_private(url: str, listening: Iterable[tuple[str, int]]) -> bool:
         listening: addresses and ports of this machine that something listens on.
     """
     parts = urlsplit(url)
-    if not _is_loopback(parts.hostname or ""):
+    if not is_loopback(parts.hostname or ""):
         return False
-    return all(_is_loopback(host) for host, port in listening if port == parts.port)
+    return all(is_loopback(host) for host, port in listening if port == parts.port)
 
 
 def check_access(seen: Dashboard) -> Finding:
@@ -142,13 +142,6 @@ def _listening() -> list[tuple[str, int]]:
     sockets = psutil.net_connections("tcp")
     listeners = [s.laddr for s in sockets if s.status == psutil.CONN_LISTEN]
     return [(address.ip, address.port) for address in listeners]  # type: ignore[union-attr]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _token() -> dict[str, str]:
