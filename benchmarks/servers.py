@@ -40,7 +40,7 @@ def running(spec: Spec, home: Path) -> Iterator[str]:
         process = subprocess.Popen(
             _command(spec, Path(launch.interpreter).parent, port),
             cwd=REPOSITORY,
-            env=launch.environ(),
+            env=launch.environ() | _beside(spec, home),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -57,6 +57,12 @@ def running(spec: Spec, home: Path) -> Iterator[str]:
 def model_name(spec: Spec) -> str:
     """What requests to a server call the model."""
     return str(spec.checkpoint) if spec.name == "transformers" else spec.checkpoint.name
+
+
+def _beside(spec: Spec, home: Path) -> dict[str, str]:
+    """Let `transformers serve` find what it needs and we do not."""
+    folder = home.resolve() / "transformers"
+    return {"PYTHONPATH": str(folder)} if spec.name == "transformers" else {}
 
 
 def _command(spec: Spec, programs: Path, port: int) -> list[str]:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the engines that ours is compared with on a CPU; says what it does. Optional: without
-# them the benchmarks leave them out. transformers is in .venv already.
+# them the benchmarks leave them out. transformers is in .venv already, but for what its server needs.
 #
-#   benchmarks/peers/install.sh                  vLLM and llama.cpp, into out/benchmarks/peers
-#   benchmarks/peers/install.sh vllm             only this one; or llama.cpp
+#   benchmarks/peers/install.sh                  all of them, into out/benchmarks/peers
+#   benchmarks/peers/install.sh vllm             only this one; or llama.cpp, or transformers
 #   PEERS_HOME=DIR benchmarks/peers/install.sh   somewhere else
 #
 # What is installed already, at this version, is left alone. vLLM takes 4 GB and some minutes of
@@ -20,6 +20,7 @@ python=${PYTHON:-python3.11}
 jobs=${JOBS:-$(nproc)}
 torch=${TORCH:-2.13.0+cpu}
 vllm=0.32.0
+accelerate=1.15.0
 llama=0.3.36 # of llama-cpp-python, whose source holds llama.cpp's
 
 fail() {
@@ -103,12 +104,29 @@ install_llama() {
     echo "$llama" >"$folder/VERSION"
 }
 
+install_transformers() {
+    local folder=$home/transformers
+    local log=$home/transformers.log
+    if [ "$(cat "$folder/VERSION" 2>/dev/null)" = "$accelerate" ]; then
+        echo "accelerate $accelerate is there"
+        return
+    fi
+    [ -x .venv/bin/pip ] || fail ".venv is missing: run make demo first"
+    rm -rf "$folder"
+    : >"$log"
+    echo "accelerate $accelerate: installing into $folder, for transformers serve"
+    quietly "$log" .venv/bin/pip install --no-input --no-deps --target "$folder" \
+        "accelerate==$accelerate"
+    echo "$accelerate" >"$folder/VERSION"
+}
+
 mkdir -p "$home"
-[ $# -gt 0 ] || set -- vllm llama.cpp
+[ $# -gt 0 ] || set -- vllm llama.cpp transformers
 for peer in "$@"; do
     case $peer in
     vllm) install_vllm ;;
     llama.cpp) install_llama ;;
-    *) fail "there is no peer '$peer': vllm or llama.cpp" ;;
+    transformers) install_transformers ;;
+    *) fail "there is no peer '$peer': vllm, llama.cpp or transformers" ;;
     esac
 done
