@@ -11,6 +11,7 @@ class EngineStatus(Reply):
         age_s: seconds since it said so. One that is full answers when it has a place.
         running: prompts that are being computed.
         waiting: prompts that are not yet.
+        finished: prompts that ended.
         prompt_tokens: prompt tokens computed.
         output_tokens: tokens generated.
         cache_pages_used: pages of the KV cache that requests hold.
@@ -23,6 +24,7 @@ class EngineStatus(Reply):
     age_s: float
     running: int
     waiting: int
+    finished: int
     prompt_tokens: int
     output_tokens: int
     cache_pages_used: int

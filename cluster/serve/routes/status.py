@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 
 from fastapi import APIRouter
 
@@ -46,15 +47,5 @@ async def _card(backend: Backend) -> Card | None:
 
 
 def _engine(one: ReplicaStats) -> EngineStatus:
-    return EngineStatus(
-        replica=one.replica,
-        age_s=time.monotonic() - one.read,
-        running=one.stats.running,
-        waiting=one.stats.waiting,
-        prompt_tokens=one.stats.prompt_tokens,
-        output_tokens=one.stats.output_tokens,
-        cache_pages_used=one.stats.cache_pages_used,
-        cache_pages_total=one.stats.cache_pages_total,
-        prefix_hits=one.stats.prefix_hits,
-        prefix_lookups=one.stats.prefix_lookups,
-    )
+    age_s = time.monotonic() - one.read
+    return EngineStatus(replica=one.replica, age_s=age_s, **asdict(one.stats))
