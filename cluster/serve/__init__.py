@@ -25,7 +25,7 @@ def build_app(args: ServeArgs) -> "Application":
     Raises:
         GemmarayError: a file of keys or a setting can't be used.
     """
-    from .deployments import application  # noqa: PLC0415 - brings Ray
+    from .door import application  # noqa: PLC0415 - brings Ray
 
     return application(args)
 

@@ -1,6 +1,5 @@
 """`gemmaray serve`: an application on a Ray of its own, or on a cluster, until it is to end."""
 
-import ipaddress
 import logging
 import signal
 import socket
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cluster.connect import connected
+from cluster.hosts import is_loopback
 from cluster.options import UsageError
 from cluster.signals import sigterm_interrupts
 from model.config import ModelConfig
@@ -26,8 +26,6 @@ from pipelines.errors import JobInterrupted
 
 from .access import Keys
 from .settings import ModelArgs, ServeArgs
-
-APP = "gemmaray"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,7 @@ class Place:
     @property
     def is_private(self) -> bool:
         """Whether nobody else reaches it but who is on this machine."""
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -> None:
@@ -71,49 +66,46 @@ def serve_models(values: dict[str, Any], place: Place, *, quiet: bool = False) -
         )
     anonymous = "api_key_file" not in values
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-    _check_port(place)
     args = _arguments({**values, "anonymous": anonymous})
     if args.api_key_file is not None:
         Keys.read(args.api_key_file)  # what is wrong shows before anything is started
     if place.address is None:
         for model in args.models:
             _inspect(model)
-    console.print("joining the Ray cluster" if place.address else "starting Ray on this machine")
+    starting = "joining the Ray cluster" if place.address else "starting Ray on this machine"
     try:
-        # Ray takes SIGTERM for itself when it is connected, so it is taken back then.
-        with sigterm_interrupts(), connected(place.address), sigterm_interrupts():
-            _serve(args, place, console)
+        with _bound(place) as listener:
+            console.print(starting)
+            # Ray takes SIGTERM for itself when it is connected, so it is taken back then.
+            with sigterm_interrupts(), connected(place.address), sigterm_interrupts():
+                _serve(args, place, listener, console)
     except KeyboardInterrupt:
         raise JobInterrupted("interrupted") from None
 
 
-def _serve(args: ServeArgs, place: Place, console: Console) -> None:
+def _serve(args: ServeArgs, place: Place, listener: socket.socket, console: Console) -> None:
+    from .hosting import hosted  # noqa: PLC0415 - Ray is imported once its environment is settled
+
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # what it says is raised as well
+    if not console.quiet:
+        _log_requests()
     names = ", ".join(model.served_name for model in args.models)
     console.print(f"loading {names}")
-    with _running(args, place), _told_to_end() as end:
+    with hosted(_on_this_ray(args), listener), _told_to_end() as end:
         console.print(f"serving {names} at {place}; Ctrl-C ends it")
         while not end.wait(1.0):
             pass
         console.print("ending: requests in flight are answered first; Ctrl-C ends it at once")
 
 
-@contextmanager
-def _running(args: ServeArgs, place: Place) -> Iterator[None]:
-    """Have the application run inside the block."""
-    from ray import serve  # noqa: PLC0415 - Ray is imported once its environment is settled
-
-    from . import build_app  # noqa: PLC0415
-
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # what it says is raised as well
-    serve.start(http_options={"host": place.host, "port": place.port})
-    try:
-        try:
-            serve.run(build_app(_on_this_ray(args)), name=APP, route_prefix="/")
-        except RuntimeError:
-            raise ParameterError(f"the models can't be served: {_reason()}") from None
-        yield
-    finally:
-        serve.delete(APP)
+def _log_requests() -> None:
+    """Write a line for each request, without a word of it, to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("cluster.serve")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _on_this_ray(args: ServeArgs) -> ServeArgs:
@@ -130,16 +122,6 @@ def _on_this_ray(args: ServeArgs) -> ServeArgs:
         for model in args.models
     ]
     return args.model_copy(update={"models": tuple(models)})
-
-
-def _reason() -> str:
-    """Find what was raised in the messages of deployments, which end with a traceback."""
-    from ray import serve  # noqa: PLC0415
-
-    reports = serve.status().applications[APP].deployments.values()
-    lines = [line.strip() for report in reports for line in report.message.splitlines()]
-    raised = [line for line in lines if "Error: " in line]
-    return next(iter(raised or filter(None, lines)), "Serve does not say why")
 
 
 def _inspect(model: ModelArgs) -> None:
@@ -161,17 +143,17 @@ def _arguments(values: dict[str, Any]) -> ServeArgs:
         raise ParameterError(one_line(error)) from None
 
 
-def _check_port(place: Place) -> None:
-    """Try the port first: Serve's proxy would try it again and again."""
-    if place.address is not None:
-        return
+@contextmanager
+def _bound(place: Place) -> Iterator[socket.socket]:
+    """Have a socket at the place inside the block: what is wrong with it shows at once."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((place.host, place.port))
+            listener.bind((place.host, place.port))
         except OSError as error:
             raise UsageError(f"can't listen on {place.host}:{place.port}: {error}") from None
+        yield listener
 
 
 @contextmanager

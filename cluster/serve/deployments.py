@@ -1,4 +1,4 @@
-"""The application on Ray Serve: one front door, and a deployment of engines for each model."""
+"""The deployments behind the front door: engines for each model, and who runs batches."""
 
 import re
 from collections.abc import Mapping
@@ -6,30 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from fastapi import FastAPI
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
-from actors.ray_metrics import RayMetrics
-from pipelines.locations import parse_location
-from pipelines.storage import open_store
-
-from .access import Keys
-from .api import make_app
 from .batches.deployment import BatchWorker
-from .batches.desk import Desk
-from .batches.front import Batches
-from .batches.shelf import Shelf
-from .metrics import FRONT_DOOR as FRONT_DOOR_METRICS
-from .metrics import Metrics
-from .remote import RemoteBackend
 from .served import ServedEndpoint
-from .settings import Limits, ModelArgs, ServeArgs
+from .settings import ModelArgs, ServeArgs
 
 FRONT_DOOR = "front-door"
 BATCH_WORKER = "batches"
-# It awaits others all the time, and refuses by itself what is too much.
-FRONT_DOOR_REQUESTS = 10_000
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 15.0
 # A replica that can't be built is the fault of its settings more often than not.
@@ -39,77 +23,39 @@ DRAIN_MARGIN_S = 5.0
 DRAIN_LOOP_S = 0.5
 
 
-@serve.ingress()
-class FrontDoor:
-    """Speaks HTTP, and hands requests to the models by their names.
-
-    Args:
-        handles: the models.
-        keys: who may use them; None is everybody.
-        limits: what one request may take.
-        batch_dir: where files and batches are; None has none.
-        batch_worker: who runs them.
-    """
-
-    def __init__(
-        self,
-        handles: Mapping[str, DeploymentHandle[Any]],
-        keys: Keys | None,
-        limits: Limits,
-        batch_dir: str | None = None,
-        batch_worker: DeploymentHandle[Any] | None = None,
-    ) -> None:
-        self._backends = {name: RemoteBackend(handle) for name, handle in handles.items()}
-        self._keys = keys
-        self._limits = limits
-        self._batches: Batches | None = None
-        if batch_dir is not None and batch_worker is not None:
-            desk = Desk(Shelf(open_store(batch_dir)), limits)
-            self._batches = Batches(desk, batch_worker.metrics.remote)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        metrics = Metrics(beside=RayMetrics(FRONT_DOOR_METRICS))
-        return make_app(
-            self._backends, self._keys, self._limits, metrics=metrics, batches=self._batches
-        )
+def drain_s(args: ServeArgs) -> float:
+    """Give the seconds that what is to end waits for its last requests."""
+    return args.limits.timeout_s + DRAIN_MARGIN_S
 
 
-def application(args: ServeArgs) -> serve.Application:
-    """Give the application that serves these models.
+def model_applications(args: ServeArgs) -> dict[str, serve.Application]:
+    """Give the models' deployments, by what requests call the models.
 
     Raises:
-        GemmarayError: a file of keys or a setting can't be used.
+        GemmarayError: a setting can't be used.
     """
-    # Read here, so that its digests travel and the file need not be on every node.
-    keys = None if args.api_key_file is None else Keys.read(args.api_key_file)
-    drain_s = args.limits.timeout_s + DRAIN_MARGIN_S
     models: dict[str, serve.Application] = {}
     names: set[str] = {FRONT_DOOR, BATCH_WORKER}
     for model in args.models:
         name = _deployment_name(model.served_name, names)
         names.add(name)
-        deployment = serve.deployment(**_options(model, name, drain_s))(ServedEndpoint)
+        deployment = serve.deployment(**_options(model, name, drain_s(args)))(ServedEndpoint)
         models[model.served_name] = deployment.bind(
             model.served_name, model.engine_config(), model.system, model.hang_s
         )
-    door = serve.deployment(
-        name=FRONT_DOOR,
-        num_replicas=args.front_doors,
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=FRONT_DOOR_REQUESTS,
-        graceful_shutdown_timeout_s=drain_s,
-        graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
-    )(FrontDoor)
-    if args.batch_dir is None:
-        return door.bind(models, keys, args.limits)
-    directory = str(parse_location(args.batch_dir))
-    return door.bind(models, keys, args.limits, directory, _worker(args, models, directory))
+    return models
 
 
-def _worker(
-    args: ServeArgs, models: Mapping[str, serve.Application], directory: str
+def batch_application(
+    args: ServeArgs, models: Mapping[str, Any], directory: str
 ) -> serve.Application:
-    """Give the part that runs batches; what it leaves undone, another one finds."""
+    """Give the part that runs batches; what it leaves undone, another one finds.
+
+    Args:
+        args: of the application.
+        models: the models' deployments, or handles to them.
+        directory: where files and batches are.
+    """
     deployment = serve.deployment(
         name=BATCH_WORKER,
         num_replicas=1,
@@ -124,7 +70,7 @@ def _worker(
     return deployment.bind(models, lines, directory, args.limits, args.batches_at_once)
 
 
-def _options(model: ModelArgs, name: str, drain_s: float) -> dict[str, Any]:
+def _options(model: ModelArgs, name: str, patience_s: float) -> dict[str, Any]:
     """Give the options of a model's deployment."""
     least, most = model.replica_range
     options: dict[str, Any] = {
@@ -134,7 +80,7 @@ def _options(model: ModelArgs, name: str, drain_s: float) -> dict[str, Any]:
         "max_queued_requests": model.max_queued,
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
-        "graceful_shutdown_timeout_s": drain_s,
+        "graceful_shutdown_timeout_s": patience_s,
         "graceful_shutdown_wait_loop_s": DRAIN_LOOP_S,
         "max_constructor_retry_count": BUILD_TRIES,
     }

@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import ray.util
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import (
@@ -17,8 +19,17 @@ from ray.serve.exceptions import (
 from actors.calls import Call, Card, Event, Failure, Prompt, PromptAnswer, Tokens
 
 from .backend import BackendState, ReplicaStats
+from .channel.receiver import Inbox, Receiver
 from .errors import EngineLostError, busy
 from .latest import Latest
+
+# What a replica has sent when it says so is here long before.
+LATE_S = 10.0
+
+
+def node_receiver() -> Receiver:
+    """Give a receiver at the address under which the cluster knows this node."""
+    return Receiver(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 class RemoteBackend:
@@ -26,11 +37,13 @@ class RemoteBackend:
 
     Args:
         handle: a DeploymentHandle to them, whose types say nothing of the methods behind it.
+        receiver: takes what they stream; one for all backends of a process.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, receiver: Receiver) -> None:
         self._handle = handle
-        self._streaming = handle.options(stream=True)
+        self._receiver = receiver
+        self._sending: set[asyncio.Task[bool]] = set()  # the loop alone would let go of them
         self._card: Card | None = None
         self._in_flight = 0
         self._states: Latest[Mapping[str, int]] = Latest(self._ask_serve, {})
@@ -56,14 +69,18 @@ class RemoteBackend:
 
     async def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
         """Answer a call token by token."""
-        events = self._streaming.stream.remote(call)
-        try:
-            with self._counted(), _translated():
-                async for some in events:
+        port = await self._receiver.port()
+        with self._counted(), self._receiver.inbox(port, len(call.prompts)) as inbox:
+            sending = asyncio.ensure_future(_answer(self._handle.relay.remote(call, inbox.address)))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+            sending.add_done_callback(partial(_sent, inbox))
+            try:
+                async for some in inbox:
                     yield some
-        except (asyncio.CancelledError, GeneratorExit):
-            events.cancel()
-            raise
+            except (asyncio.CancelledError, GeneratorExit):
+                sending.cancel()
+                raise
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
         """Give the tokens of a prompt."""
@@ -99,6 +116,22 @@ class RemoteBackend:
         # Where there is an exception, the replica has ended meanwhile.
         told = [answer for answer in answers if not isinstance(answer, BaseException)]
         return [ReplicaStats(replica, stats, now) for replica, stats in told]
+
+
+def _sent(inbox: Inbox, sending: "asyncio.Task[bool]") -> None:
+    """Tell the reader of an inbox what became of the call, lest it wait for more than there is."""
+    if sending.cancelled():
+        return
+    if error := sending.exception():
+        inbox.put(error)
+        return
+    if inbox.ended:
+        return
+    lost = EngineLostError("the answer was lost on its way; try again", held=False)
+    if sending.result():  # what was sent may be a moment behind
+        asyncio.get_running_loop().call_later(LATE_S, inbox.put, lost)
+    else:
+        inbox.put(lost)
 
 
 async def _answer(response: Any) -> Any:

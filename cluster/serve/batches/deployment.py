@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.serve.remote import RemoteBackend
+from cluster.serve.remote import RemoteBackend, node_receiver
 from cluster.serve.settings import Limits
 from pipelines.storage import open_store
 
@@ -35,7 +35,11 @@ class BatchWorker:
         limits: Limits,
         at_once: int,
     ) -> None:
-        lanes = {name: Lane(RemoteBackend(handle), lines[name]) for name, handle in handles.items()}
+        receiver = node_receiver()
+        lanes = {
+            name: Lane(RemoteBackend(handle, receiver), lines[name])
+            for name, handle in handles.items()
+        }
         shelf = Shelf(open_store(directory))
         self._worker = Worker(shelf, Answerer(lanes), limits, at_once=at_once)
         await asyncio.to_thread(self._worker.check)
