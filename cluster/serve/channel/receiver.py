@@ -1,6 +1,7 @@
 """The front door's end: takes frames and gives each call its own events."""
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
@@ -16,6 +17,7 @@ from .tls import context
 logger = logging.getLogger(__name__)
 
 SECRET_BYTES = 32
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - nobody is let in without the secret
 
 
 class Inbox:
@@ -79,8 +81,7 @@ class Receiver:
         """Give the port that it listens on. Raises OSError where there is none."""
         async with self._listening:
             if self._server is None:
-                tls = context(os.environ, accepts=True)
-                self._server = await asyncio.start_server(self._accept, self._host, 0, ssl=tls)
+                self._server = await self._listen()
             port: int = self._server.sockets[0].getsockname()[1]
             return port
 
@@ -98,6 +99,16 @@ class Receiver:
         """Stop listening."""
         if self._server is not None:
             self._server.close()
+
+    async def _listen(self) -> asyncio.Server:
+        tls = context(os.environ, accepts=True)
+        try:
+            return await asyncio.start_server(self._accept, self._host, 0, ssl=tls)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            # An address that is translated on its way here, as Ray allows.
+            return await asyncio.start_server(self._accept, ALL_INTERFACES, 0, ssl=tls)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -185,6 +185,19 @@ def test_what_comes_for_a_call_that_was_left_is_dropped() -> None:
     run(work)
 
 
+def test_an_address_that_is_translated_on_its_way_is_listened_for_everywhere() -> None:
+    async def work() -> None:
+        made = Receiver("203.0.113.9")  # nobody's
+        port = await made.port()
+        with made.inbox(port, 1) as inbox:
+            line = await Senders().to(replace(inbox.address, host=HOST))
+            line.put(inbox.address.number, [Ended(0, 1)])
+            assert await everything(inbox) == [Ended(0, 1)]
+        await made.close()
+
+    run(work)
+
+
 # -- who is let in ---------------------------------------------------------------------------------
 
 
