@@ -1,65 +1,23 @@
 """The connection between replicas and a front door: what arrives, and who is let in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
 
-from actors.calls import Added, Begun, Call, Ended, Event, Failure, Piece, TextPrompt
-from cluster.serve import remote
+from actors.calls import Added, Begun, Ended, Event, Failure, Piece
 from cluster.serve.channel import frames
 from cluster.serve.channel.frames import Message, ReturnAddress, pack, prove, read_frame
 from cluster.serve.channel.receiver import Inbox, Receiver
-from cluster.serve.channel.sender import Sender, Senders
-from cluster.serve.errors import ApiError, EngineLostError
-from cluster.serve.remote import RemoteBackend
+from cluster.serve.channel.sender import Senders
 from model.outputs import TokenDelta, TokenLogprob
-from model.params import SamplingParams
-from model.tasks import Generate
 
-HOST = "127.0.0.1"
-SOON = 20.0
-CALL = Call((TextPrompt("a"), TextPrompt("b")), (Generate(SamplingParams()),))
-
-
-def added(text: str, prompt: int = 0) -> Added:
-    return Added(prompt, TokenDelta(0, (len(text),), text), {})
-
-
-def run(work: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(SOON):
-            await work()
-
-    asyncio.run(bounded())
-
-
-async def everything(inbox: Inbox) -> list[Event]:
-    return [event async for some in inbox for event in some]
-
-
-@asynccontextmanager
-async def receiving() -> AsyncIterator[tuple[Receiver, int]]:
-    made = Receiver(HOST)
-    try:
-        yield made, await made.port()
-    finally:
-        await made.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - there is nothing that would tell
-        await asyncio.sleep(0.005)
-
+from .channels import HOST, added, everything, receiving, run, until
 
 # -- what arrives ----------------------------------------------------------------------------------
 
@@ -321,157 +279,5 @@ def test_where_ray_has_tls_it_is_used(tmp_path: Path, monkeypatch: pytest.Monkey
                     monkeypatch.setenv(name, value)
                 with pytest.raises(OSError, match="certificate verify failed"):
                     await Senders().to(inbox.address)
-
-    run(work)
-
-
-# -- what breaks -----------------------------------------------------------------------------------
-
-
-def test_a_front_door_that_ends_is_noticed_and_a_new_connection_made() -> None:
-    connections: list[asyncio.StreamWriter] = []
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        await prove(reader, writer, b"secret", accepted=True)
-
-    async def work() -> None:
-        server = await asyncio.start_server(accept, HOST, 0)
-        address = ReturnAddress(HOST, server.sockets[0].getsockname()[1], b"secret", 0)
-        senders = Senders()
-        first = await senders.to(address)
-        assert await senders.to(address) is first
-        connections[0].close()
-        await until(lambda: not first.alive)
-        with pytest.raises(ConnectionResetError):
-            first.put(0, [])
-        second = await senders.to(address)
-        assert second is not first
-        assert second.alive
-        server.close()
-        connections[1].close()
-        await until(lambda: not second.alive)
-        with pytest.raises(ConnectionRefusedError):
-            await senders.to(address)
-
-    run(work)
-
-
-def test_a_front_door_that_does_not_read_is_not_waited_for_after_its_end() -> None:
-    connections: list[asyncio.StreamWriter] = []
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        await prove(reader, writer, b"secret", accepted=True)
-
-    async def work() -> None:
-        server = await asyncio.start_server(accept, HOST, 0)
-        address = ReturnAddress(HOST, server.sockets[0].getsockname()[1], b"secret", 0)
-        line: Sender = await Senders().to(address)
-        line.put(0, [added("x" * (64 << 20))])
-        flushed = asyncio.ensure_future(line.flush())
-        await asyncio.sleep(0.2)
-        assert not flushed.done()
-        connections[0].transport.abort()
-        with pytest.raises(ConnectionResetError):
-            await flushed
-        server.close()
-
-    run(work)
-
-
-class Handle:
-    """A handle to one replica that does with a call what a test says."""
-
-    def __init__(self, relay: Callable[[Call, ReturnAddress], Awaitable[bool]]) -> None:
-        self._relay = relay
-        self.cancelled = 0
-
-    @property
-    def relay(self) -> "Handle":
-        return self
-
-    def remote(self, call: Call, address: ReturnAddress) -> Any:
-        response = asyncio.ensure_future(self._relay(call, address))
-        response.add_done_callback(self._note)
-        return response
-
-    def _note(self, response: "asyncio.Future[bool]") -> None:
-        self.cancelled += response.cancelled()
-
-
-ENDS: list[tuple[Exception | bool, type[Exception]]] = [
-    (True, EngineLostError),
-    (False, EngineLostError),
-    (RayActorError(), EngineLostError),
-    (BackPressureError(num_queued_requests=1, max_queued_requests=1), ApiError),
-    (KeyError("a defect"), KeyError),
-]
-
-
-@pytest.mark.parametrize(("end", "raised"), ENDS)
-def test_a_call_that_ends_before_its_events_fails_behind_those_that_came(
-    end: Exception | bool, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "LATE_S", 0.2)
-    senders = Senders()
-
-    async def relay(_: Call, address: ReturnAddress) -> bool:
-        line = await senders.to(address)
-        line.put(address.number, [added("x"), Ended(0, 1)])
-        await line.flush()
-        await asyncio.sleep(0.1)
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-    async def work() -> None:
-        backend = RemoteBackend(Handle(relay), Receiver(HOST))
-        stream = backend.stream(CALL)
-        assert await anext(stream) == [added("x"), Ended(0, 1)]
-        with pytest.raises(raised):
-            await anext(stream)
-
-    run(work)
-
-
-def test_a_stream_that_is_left_cancels_its_call() -> None:
-    senders = Senders()
-
-    async def relay(_: Call, address: ReturnAddress) -> bool:
-        line = await senders.to(address)
-        line.put(address.number, [added("x")])
-        await asyncio.sleep(SOON)
-        return True
-
-    async def work() -> None:
-        handle = Handle(relay)
-        stream = RemoteBackend(handle, Receiver(HOST)).stream(CALL)
-        await anext(stream)
-        await stream.aclose()
-        await until(lambda: handle.cancelled == 1)
-
-    run(work)
-
-
-def test_a_stream_that_is_read_to_its_end_leaves_its_call_alone() -> None:
-    """The call returns a moment later by itself; cancelling it would be one more message."""
-    senders = Senders()
-    returned = asyncio.Event()
-
-    async def relay(call: Call, address: ReturnAddress) -> bool:
-        line = await senders.to(address)
-        line.put(address.number, [Ended(n, 1) for n in range(len(call.prompts))])
-        await line.flush()
-        await asyncio.sleep(0.1)
-        returned.set()
-        return True
-
-    async def work() -> None:
-        handle = Handle(relay)
-        stream = RemoteBackend(handle, Receiver(HOST)).stream(CALL)
-        assert [some async for some in stream] == [[Ended(0, 1), Ended(1, 1)]]
-        await returned.wait()
-        assert not handle.cancelled
 
     run(work)
