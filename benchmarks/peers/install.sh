@@ -42,6 +42,11 @@ quietly() {
     }
 }
 
+# there FILE VERSION NAME: whether the file says this version; says so.
+there() {
+    [ "$(cat "$1" 2>/dev/null)" = "$2" ] && echo "$3 is there"
+}
+
 make_venv() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python is missing or has no venv module; name another: PYTHON=/path/to/python3.11"
@@ -52,10 +57,7 @@ make_venv() {
 install_vllm() {
     local venv=$home/vllm
     local log=$home/vllm.log
-    if [ "$(cat "$venv/INSTALLED" 2>/dev/null)" = "$vllm" ]; then
-        echo "vLLM $vllm is there"
-        return
-    fi
+    there "$venv/INSTALLED" "$vllm" "vLLM $vllm" && return
     need c++ g++ # it compiles kernels when it starts
     # Its CPU guide preloads tcmalloc; without it vLLM is slower, which would not be fair.
     ldconfig -p 2>/dev/null | grep -q libtcmalloc_minimal.so.4 ||
@@ -75,10 +77,7 @@ install_vllm() {
 install_llama() {
     local folder=$home/llama.cpp
     local log=$home/llama.cpp.log
-    if [ "$(cat "$folder/VERSION" 2>/dev/null)" = "$llama" ]; then
-        echo "llama.cpp (of llama-cpp-python $llama) is there"
-        return
-    fi
+    there "$folder/VERSION" "$llama" "llama.cpp (of llama-cpp-python $llama)" && return
     need c++ g++
     need cmake cmake
     need ninja ninja-build
@@ -107,10 +106,7 @@ install_llama() {
 install_transformers() {
     local folder=$home/transformers
     local log=$home/transformers.log
-    if [ "$(cat "$folder/VERSION" 2>/dev/null)" = "$accelerate" ]; then
-        echo "accelerate $accelerate is there"
-        return
-    fi
+    there "$folder/VERSION" "$accelerate" "accelerate $accelerate" && return
     [ -x .venv/bin/pip ] || fail ".venv is missing: run make demo first"
     rm -rf "$folder"
     : >"$log"
