@@ -6,6 +6,7 @@ replaced while it works, has `serve deploy`. Each deployment is an application h
 none that calls all others.
 """
 
+import logging
 import re
 import socket
 import threading
@@ -115,4 +116,11 @@ def _listening(app: FastAPI, listener: socket.socket, patience_s: float) -> Iter
         yield
     finally:
         server.should_exit = True
-        thread.join()
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            # What is in flight is cancelled, which frees replicas; uvicorn calls that an error.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            server.force_exit = True
+            thread.join()
+            raise

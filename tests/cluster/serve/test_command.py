@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,12 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return path, add_key(path, "alice")
 
 
-@pytest.fixture(scope="module")
-def process(
-    key_file: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    port, folder = free_port(), tmp_path_factory.mktemp("batches")
-    options = ["--port", str(port), "--api-key-file", str(key_file[0]), "--batch-dir", str(folder)]
-    log = folder.parent / "log.txt"  # a pipe that nobody empties would hold it up
-    with log.open("wb") as stderr:
+@contextmanager
+def running(options: list[str], log: Path) -> Iterator[Running]:
+    """Have a server run inside the block; its options begin with its port."""
+    with log.open("wb") as stderr:  # a pipe that nobody empties would hold it up
         made = subprocess.Popen([*COMMAND, *DEMO, *options], stderr=stderr)
+    port = int(options[1])
 
     def up() -> bool:
         assert made.poll() is None
@@ -71,6 +69,16 @@ def process(
     finally:
         made.kill()
         made.wait()
+
+
+@pytest.fixture(scope="module")
+def process(
+    key_file: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("batches")
+    options = ["--port", str(free_port()), "--api-key-file", str(key_file[0])]
+    with running([*options, "--batch-dir", str(folder)], folder.parent / "log.txt") as made:
+        yield made
 
 
 @pytest.fixture
@@ -161,6 +169,23 @@ def test_it_ends_when_what_it_was_asked_is_answered(client: httpx.Client, proces
     assert "ending: requests in flight are answered first" in errors
     assert "Traceback" not in errors
     assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Without waiting for the stream, which would go on for minutes."""
+    with running(["--port", str(free_port())], tmp_path / "log.txt") as server:
+        endless = {"model": "demo", "prompt": "x", "max_tokens": 8000, "ignore_eos": True}
+        url = f"http://127.0.0.1:{server.port}/v1/completions"
+        many = {**endless, "n": 64, "stream": True}
+        with httpx.stream("POST", url, json=many, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGINT)
+            until(lambda: "ending" in server.log.read_text())
+            assert server.process.poll() is None
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(20) == 130
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_what_is_wrong_with_a_model_is_one_line() -> None:
