@@ -60,9 +60,11 @@ def model_name(spec: Spec) -> str:
 
 
 def _beside(spec: Spec, home: Path) -> dict[str, str]:
-    """Let `transformers serve` find what it needs and we do not."""
+    """Let `transformers serve` find what it needs and we do not, and have as many threads."""
+    if spec.name != "transformers":
+        return {}
     folder = home.resolve() / "transformers"
-    return {"PYTHONPATH": str(folder)} if spec.name == "transformers" else {}
+    return {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(spec.threads)}
 
 
 def _command(spec: Spec, programs: Path, port: int) -> list[str]:
@@ -71,6 +73,8 @@ def _command(spec: Spec, programs: Path, port: int) -> list[str]:
     extra = [str(word) for item in spec.settings.items() for word in item if word != ""]
     if spec.name == OURS:
         ours = [str(Path(sys.executable).with_name("gemmaray")), "serve", "--model", folder]
+        if spec.device == "cpu":
+            ours += ["--cpus", str(spec.threads)]
         return [*ours, "--name", name, "--dtype", spec.dtype, *listen, *extra]
     if spec.name == "vllm":
         vllm = [str(programs / "python"), "-m", "vllm.entrypoints.openai.api_server"]

@@ -112,7 +112,9 @@ def test_what_does_not_fit_into_the_queue_is_refused(url: str) -> None:
         replies = list(pool.map(lambda n: post(url, **body, stream=n % 2 == 0), range(8)))
     counts = Counter(reply.status_code for reply in replies)
     assert counts.keys() == {200, 429}
-    assert counts[200] >= 4
+    # Serve counts a request as queued until it has found it a replica, so that of eight at the
+    # same moment no more than the queue's two are sure to get in.
+    assert counts[200] >= 2
     assert {reply.headers.get("retry-after") for reply in replies} == {None, "1"}
 
 
