@@ -13,6 +13,8 @@ import typer
 from pipelines.job import JobSpec
 from pipelines.s3 import S3Settings
 
+from .attention_mask.command import attention_mask
+from .chat.command import chat
 from .doctor.command import doctor
 from .options import (
     MAX_ERROR_RATE,
@@ -283,7 +285,7 @@ def embed(
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
 
 
-for command in (submit, jobs, logs, cancel, doctor):
+for command in (submit, jobs, logs, cancel, doctor, chat, attention_mask):
     app.command()(command)
 
 
