@@ -122,10 +122,16 @@ def test_a_turn_that_fails_leaves_an_empty_line_and_the_chat_goes_on(chat: Chat)
     assert third.startswith("error: there is no command /nonsense")
 
 
+def test_an_answer_that_can_not_have_its_form_is_an_error_of_its_message(chat: Chat) -> None:
+    finished = chat("hello\n", "--model", MODEL, "--regex", "(", "-q")
+    assert (finished.status, finished.out, finished.err.count("\n")) == (1, "\n", 1)
+    assert "regex" in finished.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((), "--model CHECKPOINT, or the --url"),
+        ((), "--model CHECKPOINT, or --url"),
         (("--model", "nowhere"), "nowhere"),
         (("--model", str(DEMO / "classifier")), "needs a causal_lm checkpoint"),
         (("--model", MODEL, "--temperature", "-1"), "temperature"),
