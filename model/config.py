@@ -146,7 +146,7 @@ class ModelConfig:
         return replace(config, eos_token_ids=ids) if ids else config
 
     def window(self, kind: LayerKind) -> int | None:
-        """The keys that a query of such a layer sees, itself included; None for all up to itself."""
+        """Keys that a query of such a layer sees, itself included; None for all up to itself."""
         return self.sliding_window if kind == "sliding_attention" else None
 
     def model_len(self, requested: int | None) -> int:

@@ -5,13 +5,14 @@ import os
 import sys
 from typing import Any
 
+from cluster.options import UsageError
 from model.errors import ParameterError
 from model.params import EngineConfig
 from pipelines.errors import JobInterrupted
 
 from .answering import Answerer
 from .conversation import Conversation
-from .options import ChatOptions, UsageError
+from .options import ChatOptions
 from .reading import reader_of
 from .screen import Screen
 from .session import Session

@@ -66,9 +66,7 @@ def test_masks_are_called_what_they_are() -> None:
     ]
     assert ["Full attention", "Sliding attention"] in headings
     text = "\n".join(printed)
-    assert re.search(
-        r"a token sees all up to itself +│ +window of 4 tokens \(model: 32\)", text
-    )
+    assert re.search(r"a token sees all up to itself +│ +window of 4 tokens \(model: 32\)", text)
     assert re.search(r"layers 1, 3 \(2 of 4\) +│ +layers 0, 2 \(2 of 4\)", text)
     # The column of a number and that of its token are the same, on both sides.
     first_row = next(line for line in printed if line.startswith("<bos>"))

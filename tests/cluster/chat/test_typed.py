@@ -19,10 +19,8 @@ import pytest
 
 from tests.cluster.readme_commands import REPOSITORY
 
-pytestmark = pytest.mark.slow
-
 MODEL = str(REPOSITORY / "examples" / "demo-model" / "causal-lm")
-SOON = 60.0
+SOON = 30.0
 UP, ALT_ENTER, CTRL_C, CTRL_D = b"\x1b[A", b"\x1b\r", b"\x03", b"\x04"
 CONTROLS = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|[()=>].?)")
 
@@ -97,20 +95,20 @@ def test_a_chat_at_a_terminal(at_terminal: Open, tmp_path: Path) -> None:
     saved = tmp_path / "chat.jsonl"
     terminal = at_terminal("--model", MODEL)
     terminal.until("Ctrl-D leaves")
-    terminal.until("> ")
+    terminal.until(">")
     # Two lines: one ends with a backslash; a paste has as many as it has.
     terminal.type("Name the section of this Debian package.\\\rlibfoo1: shared library\r")
     terminal.until("libs\n")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type(b"one" + ALT_ENTER + b"two\x1b[200~\nthree\nfour\x1b[201~\r")
     terminal.until("four")
-    terminal.until("\n> ")
+    terminal.until(">")
     terminal.type("/nonsense\r")
     terminal.until("there is no command /nonsense")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type(f"/save {saved}\r")
     terminal.until("saved 4 messages")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type(CTRL_D)
     assert terminal.ended() == 0
     messages = json.loads(saved.read_text())["messages"]
@@ -122,10 +120,10 @@ def test_a_chat_at_a_terminal(at_terminal: Open, tmp_path: Path) -> None:
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(at_terminal: Open, tmp_path: Path) -> None:
     saved = tmp_path / "chat.jsonl"
     terminal = at_terminal("--model", MODEL, "--ignore-eos", "--temperature", "2", "--seed", "1")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type(CTRL_C)
     terminal.until("Ctrl-D or /exit leaves")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type("hello\r")
     terminal.until("hello\n")
     time.sleep(0.5)  # some of 8,000 tokens
@@ -133,13 +131,13 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(at_terminal: Open, tmp_path
     terminal.type(CTRL_C)
     terminal.until("stopped; what was said is kept")
     assert time.monotonic() - begun < 5
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type("/set max_tokens 2\r")
-    terminal.until("> ")
+    terminal.until(">")
     # The first message again, from the history.
     terminal.type(UP + UP + b"\r")
     terminal.until("cut off at the most tokens")
-    terminal.until("> ")
+    terminal.until(">")
     terminal.type(f"/save {saved}\r/exit\r")
     terminal.until("saved 4 messages")
     assert terminal.ended() == 0
