@@ -16,6 +16,7 @@ from pipelines.s3 import S3Settings
 from .attention_mask.command import attention_mask
 from .chat.command import chat
 from .doctor.command import doctor
+from .help_panels import arrange
 from .options import (
     MAX_ERROR_RATE,
     Address,
@@ -316,6 +317,9 @@ def demo() -> None:
     from .demo import run_demo  # noqa: PLC0415
 
     run_demo()
+
+
+arrange(app)
 
 
 def _start(place: Place, options: JobOptions, task: dict[str, Any]) -> NoReturn:

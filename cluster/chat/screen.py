@@ -35,8 +35,8 @@ class Screen:
     def note(self, text: str) -> None:
         """Tell the user something that is no answer."""
         if not self._quiet:
-            self._console.print(text, style="dim")
+            self._console.print(text.translate(CONTROLS), style="dim")
 
     def fault(self, message: str) -> None:
         """Tell what went wrong."""
-        self._console.print(f"error: {message}", style="red")
+        self._console.print(f"error: {message.translate(CONTROLS)}", style="red")

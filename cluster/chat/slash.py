@@ -104,5 +104,6 @@ class Commands:
     def _set(self, words: str) -> None:
         if words:
             self.settings = with_setting(self.settings, words)
+            self._screen.note(f"set {words}")
         else:
             self._screen.note(described(self.settings))

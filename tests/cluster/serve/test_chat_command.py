@@ -119,6 +119,8 @@ class Faulty(Scripted):
             raise busy()
         yield [Begun(None)]
         yield [Added(0, TokenDelta(0, (1,), "some ", None), {})]
+        if word == "crash":
+            raise RuntimeError("of the server")
         if word == "dead":
             yield [Failure("dead", "the engine died")]
         elif word == "long":
@@ -132,9 +134,11 @@ class Faulty(Scripted):
 
 def test_what_goes_wrong_is_one_line_and_the_chat_goes_on(serving: Serving, chat: Chat) -> None:
     server = serving({"m": Faulty([])})
-    finished = chat("busy\ndead\nlong\nfine\n", "--url", f"{server.url}/v1")
-    assert (finished.status, finished.out) == (1, "\nsome \nsome \nsome more\n")
-    busy_line, dead, long = finished.err.splitlines()
+    finished = chat("busy\ndead\ncrash\nlong\nfine\n", "--url", f"{server.url}/v1")
+    assert (finished.status, finished.out) == (1, "\n" + "some \n" * 3 + "some more\n")
+    told = [line for line in finished.err.splitlines() if line.startswith("error: ")]
+    busy_line, dead, crash, long = told
+    assert "can't be reached or broke off" in crash
     assert "answers 429: too many requests are waiting" in busy_line
     assert "the engine of this model has died" in dead
     assert long == "error: the prompt is too long; /reset begins a new chat"
