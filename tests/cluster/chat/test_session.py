@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,14 @@ def test_what_can_be_no_message_is_refused() -> None:
     for text in ("a\0b", "\ud800"):
         with pytest.raises(ValueError, match="messages"):
             Conversation().asked(text)
+
+
+def test_no_model_controls_the_terminal(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "a\x1b[2J\x07\x9b31m\r\b\té\n"
+    chatted(Scripted(hostile, AnswerError(hostile)), "a")
+    out, err = capsys.readouterr()
+    assert out == f"{hostile}\n"  # what reads a pipe gets what was said
+    assert not {"\x1b", "\x07", "\x9b", "\r", "\b"} & set(err)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    chatted(Scripted(hostile), "a")
+    assert capsys.readouterr().out == "a\ufffd[2J\ufffd\ufffd31m\ufffd\ufffd\té\n\n"
