@@ -13,7 +13,10 @@ import typer
 from pipelines.job import JobSpec
 from pipelines.s3 import S3Settings
 
+from .attention_mask.command import attention_mask
+from .chat.command import chat
 from .doctor.command import doctor
+from .help_panels import arrange
 from .options import (
     MAX_ERROR_RATE,
     Address,
@@ -283,7 +286,7 @@ def embed(
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
 
 
-for command in (submit, jobs, logs, cancel, doctor):
+for command in (submit, jobs, logs, cancel, doctor, chat, attention_mask):
     app.command()(command)
 
 
@@ -314,6 +317,9 @@ def demo() -> None:
     from .demo import run_demo  # noqa: PLC0415
 
     run_demo()
+
+
+arrange(app)
 
 
 def _start(place: Place, options: JobOptions, task: dict[str, Any]) -> NoReturn:

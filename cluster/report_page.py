@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipelines.errors import JobError, StorageError
 from pipelines.jobfile import load_job
 from pipelines.lengths import Lengths
@@ -23,6 +21,7 @@ from pipelines.statistics import SCORE_BINS, ErrorExample, Statistics, gather, s
 from pipelines.timeline import Moment, Throughput, moments, throughput
 
 from .charts import Chart, histogram, time_series
+from .templating import page_template
 from .wording import compact, counted, duration, share
 
 MOMENTS = 60
@@ -88,16 +87,9 @@ def write_report(url: str, target: Path | None, s3: S3Settings = ENVIRONMENT) ->
 
 def render(output: Output, found: Statistics, rows: Sequence[Mapping[str, Any]]) -> str:
     """Put the page together."""
-    environment = Environment(
-        loader=PackageLoader("cluster"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     reached = throughput(found.receipts)
     stretches = moments(found.receipts, MOMENTS)
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         output=output.url,
         plan=output.plan.id,
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

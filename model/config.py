@@ -145,6 +145,10 @@ class ModelConfig:
             )
         return replace(config, eos_token_ids=ids) if ids else config
 
+    def window(self, kind: LayerKind) -> int | None:
+        """Keys that a query of such a layer sees, itself included; None for all up to itself."""
+        return self.sliding_window if kind == "sliding_attention" else None
+
     def model_len(self, requested: int | None) -> int:
         """The most tokens of prompt and answer: what was asked for, within the config's limit."""
         return min(requested or self.max_position_embeddings, self.max_position_embeddings)

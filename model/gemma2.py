@@ -108,7 +108,7 @@ class Gemma2(nn.Module):
         device = device or self.device
 
         def attention(part: PackedBatch, kind: LayerKind) -> Any:
-            window = self.config.sliding_window if kind == "sliding_attention" else None
+            window = self.config.window(kind)
             return backend.plan(part, part.groups[kind], page_size, window, device)
 
         groups = {

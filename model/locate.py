@@ -1,6 +1,7 @@
 """From what a user calls a checkpoint to a local folder that holds its files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -15,12 +16,13 @@ from .errors import CheckpointError, ParameterError
 from .weight_files import weight_paths
 
 # What is fetched of a hub repository or an S3 prefix: never pickles, code or other formats.
-PATTERNS = ("*.safetensors", "*.json", "tokenizer.model")
+DESCRIPTION = ("*.json", "tokenizer.model", "chat_template.jinja")
+PATTERNS = ("*.safetensors", *DESCRIPTION)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def locate(checkpoint: str, revision: str | None = None) -> Path:
+def locate(checkpoint: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """Find a checkpoint, fetching it first where it is not on this machine.
 
     Args:
@@ -28,9 +30,11 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
             the hub's own cache and read with HF_TOKEN, or `s3://bucket/prefix`, which is kept in
             $GEMMARAY_CACHE, else ~/.cache/gemmaray. A folder goes before a hub id.
         revision: the branch, tag or commit of a hub id.
+        weights: False fetches and asks for no weights, only what describes the model and its text.
 
     Returns:
-        The folder; it has a config.json and all safetensors files that its index names.
+        The folder; it has a config.json and, with `weights`, all safetensors files that its index
+        names.
 
     Raises:
         CheckpointError: there is no such checkpoint, it can't be fetched, or it is of a kind that
@@ -38,6 +42,7 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
         ParameterError: a revision is given for something that has none.
     """
     _refuse_odd_names(checkpoint)
+    patterns = PATTERNS if weights else DESCRIPTION
     scheme, separator, rest = checkpoint.partition("://")
     try:
         local = Path(rest if separator else checkpoint).expanduser()
@@ -45,16 +50,16 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} can't be read: {error}") from None
     if not on_disk and not separator and _HUB_ID.fullmatch(checkpoint):
-        return _checked(_from_hub(checkpoint, revision))
+        return _checked(_from_hub(checkpoint, revision, patterns), weights=weights)
     if revision is not None:
         raise ParameterError(f"revision is for hub ids only, and {checkpoint!r} is not one")
     if scheme == "s3" and separator:
         # Not at the top: its client takes 0.2 s to import, and most checkpoints don't need it.
         from .s3_cache import fetch_folder  # noqa: PLC0415
 
-        return _checked(fetch_folder(checkpoint, PATTERNS))
+        return _checked(fetch_folder(checkpoint, patterns), weights=weights)
     if on_disk:
-        return _checked(local)
+        return _checked(local, weights=weights)
     raise CheckpointError(
         f"{checkpoint!r} is no folder here, no hub id (org/name) and no s3:// URI"
     )
@@ -78,12 +83,12 @@ def _refuse_odd_names(checkpoint: str) -> None:
         raise CheckpointError(f"{checkpoint!r} must not contain '..'; give an absolute path")
 
 
-def _from_hub(repo: str, revision: str | None) -> Path:
+def _from_hub(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     at = f"{repo} at revision {revision}" if revision else repo
     try:
         return Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"]
+                repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
             )
         )
     except GatedRepoError:
@@ -106,11 +111,12 @@ def _from_hub(repo: str, revision: str | None) -> Path:
         raise CheckpointError(f"{at} can't be fetched from the hub: {detail}") from None
 
 
-def _checked(folder: Path) -> Path:
+def _checked(folder: Path, *, weights: bool) -> Path:
     """Return the folder if it holds what a checkpoint needs."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the one that holds config.json")
-    weight_paths(folder)
+    if weights:
+        weight_paths(folder)
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{folder} has no config.json")
     return folder

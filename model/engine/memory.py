@@ -62,7 +62,4 @@ def most_pages(pages: HybridCache, max_sequences: int, max_len: int, chunk: int)
 
 def layer_windows(config: ModelConfig) -> Windows:
     """Return a model's layer groups, each with its window in tokens, None for full layers."""
-    return {
-        kind: config.sliding_window if kind == "sliding_attention" else None
-        for kind in dict.fromkeys(config.layer_types)
-    }
+    return {kind: config.window(kind) for kind in dict.fromkeys(config.layer_types)}

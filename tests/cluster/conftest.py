@@ -1,8 +1,10 @@
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from cluster import cli
 
@@ -14,6 +16,7 @@ class Finished(NamedTuple):
 
 
 Command = Callable[..., Finished]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture
@@ -30,3 +33,14 @@ def gemmaray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Finished(status, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium is installed; on Debian: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import cluster
+from cluster.commands import app
+from cluster.help_panels import PANELS, name_of
 
 COMMAND = Path(sys.executable).with_name("gemmaray")
 
@@ -27,6 +29,14 @@ def test_help_names_the_commands() -> None:
     finished = gemmaray("--help")
     assert finished.returncode == 0
     assert "score-labels" in finished.stdout
+
+
+def test_every_command_stands_in_a_panel_once() -> None:
+    named = [name for names in PANELS.values() for name in names]
+    assert len(named) == len(set(named))
+    commands = [name_of(command) for command in app.registered_commands]
+    assert set(commands) <= set(named)
+    assert commands == sorted(commands, key=named.index)
 
 
 def test_nothing_heavy_is_imported_before_a_command_needs_it() -> None:

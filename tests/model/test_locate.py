@@ -103,6 +103,12 @@ class TestLocal:
         with pytest.raises(CheckpointError, match="pickled checkpoints can run code"):
             locate(str(checkpoint))
 
+    def test_weights_are_asked_for_only_where_they_are_needed(self, checkpoint: Path) -> None:
+        (checkpoint / SINGLE).unlink()
+        assert locate(str(checkpoint), weights=False) == checkpoint
+        with pytest.raises(CheckpointError, match="holds no weights"):
+            locate(str(checkpoint))
+
     @pytest.mark.parametrize("checkpoint_name", ["folder", "s3://bucket/x"])
     def test_a_revision_is_for_the_hub(self, checkpoint: Path, checkpoint_name: str) -> None:
         name = checkpoint_name.replace("folder", str(checkpoint))
@@ -151,8 +157,9 @@ class TestHub:
         with pytest.raises(CheckpointError, match="holds no weights"):
             locate("org/gemma")
 
+    @pytest.mark.parametrize("weights", [True, False])
     def test_fetches_only_what_is_read(
-        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, *, weights: bool
     ) -> None:
         asked: dict[str, Any] = {}
 
@@ -161,11 +168,13 @@ class TestHub:
             return str(checkpoint)
 
         monkeypatch.setattr(model.locate, "snapshot_download", snapshot_download)
-        assert locate("org/gemma", "v3") == checkpoint
+        assert locate("org/gemma", "v3", weights=weights) == checkpoint
         assert asked["repo"] == "org/gemma"
         assert asked["revision"] == "v3"
-        names = ["config.json", "model-1.safetensors", INDEX, "tokenizer.model"]
+        names = ["config.json", INDEX, "tokenizer.model", "chat_template.jinja"]
+        names += ["model-1.safetensors"] * weights
         others = [
+            *["model-1.safetensors"] * (not weights),
             "pytorch_model.bin",
             "modeling.py",
             "a.gguf",
@@ -235,6 +244,11 @@ class TestS3:
             path.name: path.read_bytes() for path in checkpoint.iterdir()
         }
         assert identify(folder) == identify(checkpoint)
+
+    def test_copies_no_weights_that_nobody_wants(self, uri: str) -> None:
+        folder = locate(uri, weights=False)
+        assert {path.name for path in folder.iterdir()} == {"config.json", "tokenizer.json"}
+        assert (locate(uri) / SINGLE).exists()
 
     def test_a_whole_bucket_is_a_prefix_too(self, s3: Bucket, checkpoint: Path) -> None:
         for path in checkpoint.iterdir():

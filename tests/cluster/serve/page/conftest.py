@@ -1,7 +1,6 @@
 """A real Chromium, and tabs that are watched: what they ask for, and what the browser says."""
 
 import re
-import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from actors.calls import (
     Added,
@@ -30,21 +29,9 @@ from cluster.serve.backend import BackendState, ReplicaStats
 from model.chat import SystemPolicy
 from model.outputs import TokenDelta, TokenLogprob
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 # The wait for what should come at once, in milliseconds, on a machine that is busy with others.
 PATIENCE_MS = 20_000
 STATUS = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip("no Chromium is installed; on Debian: apt install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @dataclass
