@@ -13,6 +13,7 @@ import typer
 from pipelines.job import JobSpec
 from pipelines.s3 import S3Settings
 
+from .converting import convert
 from .doctor.command import doctor
 from .options import (
     MAX_ERROR_RATE,
@@ -283,7 +284,7 @@ def embed(
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
 
 
-for command in (submit, jobs, logs, cancel, doctor):
+for command in (submit, jobs, logs, cancel, doctor, convert):
     app.command()(command)
 
 
