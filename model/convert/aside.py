@@ -12,6 +12,16 @@ from safetensors import SafetensorError
 from model.errors import CheckpointError
 
 
+def refuse_taken(target: Path) -> None:
+    """Make sure that nothing is replaced.
+
+    Raises:
+        CheckpointError: something is there.
+    """
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target} is there already; name another, or remove it first")
+
+
 @contextlib.contextmanager
 def written_aside(target: Path, nbytes: int) -> Iterator[Path]:
     """Give a path to write a file or a folder to; afterwards it is synced and renamed to `target`.
@@ -26,8 +36,7 @@ def written_aside(target: Path, nbytes: int) -> Iterator[Path]:
     Raises:
         CheckpointError: the target is there already, there is no room, or writing failed.
     """
-    if os.path.lexists(target):
-        raise CheckpointError(f"{target} is there already; name another, or remove it first")
+    refuse_taken(target)
     hidden = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

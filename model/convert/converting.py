@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.errors import ParameterError
 
-from .aside import written_aside
+from .aside import refuse_taken, written_aside
 from .companions import (
     end_of_turn_id,
     find_tokenizer,
@@ -82,6 +82,7 @@ def convert(source: str, target: Path, wishes: Wishes | None = None) -> Converte
         ParameterError: the source has the wished layout already, or tensorstore is missing.
     """
     wishes = wishes or Wishes()
+    refuse_taken(target)
     original = open_original(source, wishes.config)
     if original.layout == wishes.to:
         raise ParameterError(f"{source} is in the layout of {wishes.to} already; see --to")
@@ -91,7 +92,7 @@ def convert(source: str, target: Path, wishes: Wishes | None = None) -> Converte
     with written_aside(target, nbytes) as content:
         if wishes.to == "gemma-pytorch" and target.suffix in SUFFIXES:
             save_single(content, metas, assembler(original.weights, parts))
-            notes = ["a single file has no place for config.json and tokenizer: name a folder to"]
+            notes = ["a single file holds weights alone; a folder has config and tokenizer too"]
         else:
             content.mkdir()
             notes = _write_folder(original, content, wishes, parts)

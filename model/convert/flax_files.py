@@ -103,7 +103,8 @@ class FlaxFiles:
                 name, _, file = key.decode().rpartition("/")
                 if (driver := _DRIVERS.get(file)) is None or not name:
                     continue
-                spec = {"driver": driver, "kvstore": {**store, "path": f"{store['path']}{name}/"}}
+                place = {**store, "path": f"{store['path']}{name}/"}
+                spec: dict[str, Any] = {"driver": driver, "kvstore": place}
                 # Otherwise a chunk that was lost reads as zeros.
                 spec |= {"fill_missing_data_reads": False} if complete else {}
                 if (told := _told(name)) in arrays:

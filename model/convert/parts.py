@@ -51,7 +51,7 @@ class Stored(Protocol):
     """
 
     place: str
-    metas: Mapping[str, Meta]
+    metas: dict[str, Meta]
 
     def read(self, name: str, index: Index) -> Tensor:
         """Read a part of a tensor; () is all of it. It may be a view of a mapped file."""

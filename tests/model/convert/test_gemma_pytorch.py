@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from model.config import ModelConfig
-from model.convert import Wishes, convert
+from model.convert import Wishes, companions, convert
 from model.convert.original import open_original
 from model.errors import CheckpointError, ConfigError, ParameterError
+from model.tokenizer import GemmaTokenizer
 from tests.model.helpers import oracle
-from tests.model.tokenizer_fixture import CHAT_TEMPLATE, END_OF_TURN, write_tokenizer
+from tests.model.tokenizer_fixture import (
+    CHAT_TEMPLATE,
+    END_OF_TURN,
+    write_sentencepiece,
+    write_tokenizer,
+)
 
 from .originals import gemma_pytorch, loaded, logits, quantized, save_ckpt, save_sharded
 
@@ -239,3 +246,44 @@ class TestCompanions:
         (tmp_path / "beside" / "generation_config.json").write_text(json.dumps(beside))
         values = self.converted(reference, tmp_path, config=alone)
         assert values.items() >= beside.items()
+
+
+class TestSentencePiece:
+    """tokenizer.model, which Google's own files come with."""
+
+    @pytest.mark.parametrize("place", ["beside", "folder", "file"])
+    @pytest.mark.parametrize("instruct", [False, True])
+    def test_becomes_tokenizer_json(
+        self, place: str, instruct: bool, reference: Any, config: Path, tmp_path: Path
+    ) -> None:
+        sentencepiece = pytest.importorskip("sentencepiece")
+        (tmp_path / "download").mkdir()
+        source = save_ckpt(gemma_pytorch(reference), tmp_path / "download" / "model.ckpt")
+        where = source.parent if place == "beside" else tmp_path
+        model = write_sentencepiece(where)
+        given = {"beside": None, "folder": tmp_path, "file": model}[place]
+        wishes = Wishes(config=config, tokenizer=given, instruct=instruct)
+        assert convert(str(source), tmp_path / "new", wishes).notes == ()
+        assert (tmp_path / "new" / "tokenizer.json").is_file()
+        tokenizer = GemmaTokenizer.from_folder(tmp_path / "new")
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "new")
+        original = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        text = "Hello  JSON\n\n decoder é🙂"
+        assert tokenizer.encode_text(text, add_bos=False) == original.encode(text)
+        assert theirs.encode(text) == [2, *original.encode(text)]
+        assert tokenizer.has_chat_template == instruct
+        if instruct:
+            chat = [{"role": "user", "content": "Hi"}]
+            ids = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            assert ids == tokenizer.encode_messages(chat)
+
+    def test_is_copied_where_it_can_not_be_read(
+        self, reference: Any, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = save_ckpt(gemma_pytorch(reference), tmp_path / "model.ckpt")
+        (tmp_path / "tokenizer.model").write_bytes(b"pieces")
+        monkeypatch.setattr(companions, "find_spec", lambda _: None)
+        done = convert(str(source), tmp_path / "new", Wishes(config=config))
+        assert "pip install sentencepiece" in done.notes[0]
+        assert (tmp_path / "new" / "tokenizer.model").read_bytes() == b"pieces"
+        assert not (tmp_path / "new" / "tokenizer.json").exists()
