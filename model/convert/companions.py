@@ -150,7 +150,8 @@ def _convert_sentencepiece(folder: Path) -> None:
     from transformers import GemmaTokenizer as Converter  # noqa: PLC0415 - it takes seconds
 
     try:
-        converted = Converter.from_pretrained(folder, local_files_only=True)
+        # Its docstring calls that the default, which it is not.
+        converted = Converter.from_pretrained(folder, local_files_only=True, add_bos_token=True)
         converted.save_pretrained(folder)
     except Exception as error:  # noqa: BLE001 - a damaged file surfaces as almost any exception
         raise TokenizerError(f"{SENTENCEPIECE_FILE} can't be converted: {error}") from None
