@@ -168,6 +168,13 @@ def _model(found: Preflight) -> Iterator[str]:
     )
     for length, sequences in cache.by_length.items():
         yield _line("", f"{sequences:6,} sequences of {length:,} tokens in flight")
+    longest = max(cache.sequence_bytes)
+    held, whole = cache.sequence_bytes[longest], cache.windowless_bytes[longest]
+    yield _line(
+        "",
+        f"{decimal(held)} for a sequence of {longest:,} tokens, {share(whole - held, whole)} less "
+        "than without sliding windows",
+    )
 
 
 def _time(found: Preflight) -> Iterator[str]:
