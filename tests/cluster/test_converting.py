@@ -10,6 +10,7 @@ from .readme_commands import REPOSITORY, run, shown
 DEMO = REPOSITORY / "examples" / "demo-model" / "causal-lm"
 
 
+@pytest.mark.slow
 def test_readme_original_checkpoints(tmp_path: Path) -> None:
     done = run(shown("Original checkpoints (gemma_pytorch)"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -20,6 +21,7 @@ def test_readme_original_checkpoints(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "libs"
 
 
+@pytest.mark.slow
 def test_readme_flax_checkpoints(tmp_path: Path) -> None:
     pytest.importorskip("tensorstore")
     done = run(shown("Flax checkpoints"), tmp_path)

@@ -132,4 +132,3 @@ def test_the_limit(make: Make) -> None:
         with pytest.raises(PromptError, match=f"has {count} tokens, and 8192 is the limit"):
             ask([random_ids(count)])
     assert not engine.has_work
-
