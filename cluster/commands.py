@@ -15,6 +15,7 @@ from pipelines.s3 import S3Settings
 
 from .attention_mask.command import attention_mask
 from .chat.command import chat
+from .converting import convert
 from .doctor.command import doctor
 from .help_panels import arrange
 from .options import (
@@ -286,7 +287,7 @@ def embed(
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
 
 
-for command in (submit, jobs, logs, cancel, doctor, chat, attention_mask):
+for command in (submit, jobs, logs, cancel, doctor, chat, attention_mask, convert):
     app.command()(command)
 
 

@@ -41,7 +41,7 @@ def plan_job(
     typer.echo(json.dumps(as_values(found)) if as_json else "\n".join(lines(found)))
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--memory") -> int:
     """Read a number of bytes: 80GiB, 24 GB, 16000000000.
 
     Raises:
@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
     factor = ({**UNITS, **BINARY_UNITS}).get(match[2]) if match else None
     if match is None or factor is None or float(match[1]) <= 0:
-        raise UsageError(f"--memory {text} is no size: write 80GiB, 24GB or a number of bytes")
+        raise UsageError(f"{option} {text} is no size: write 80GiB, 24GB or a number of bytes")
     return int(float(match[1]) * factor)
 
 
@@ -168,6 +168,13 @@ def _model(found: Preflight) -> Iterator[str]:
     )
     for length, sequences in cache.by_length.items():
         yield _line("", f"{sequences:6,} sequences of {length:,} tokens in flight")
+    longest = max(cache.sequence_bytes)
+    held, whole = cache.sequence_bytes[longest], cache.windowless_bytes[longest]
+    yield _line(
+        "",
+        f"{decimal(held)} for a sequence of {longest:,} tokens, {share(whole - held, whole)} less "
+        "than without sliding windows",
+    )
 
 
 def _time(found: Preflight) -> Iterator[str]:

@@ -197,6 +197,17 @@ class HybridCache:
             self._beyond(prompt, prompt + m, min(m, chunk)) for m in lengths
         )
 
+    def held(self, length: int, *, windows: bool = True) -> int:
+        """Return the pages that a sequence holds between two steps.
+
+        Args:
+            length: tokens.
+            windows: False counts as if no layer had one.
+        """
+        pages = -(-length // self.page_size)
+        gone = sum(self.first_page(kind, length) for kind in self.windows) if windows else 0
+        return pages * len(self.windows) - gone
+
     def prefix_demand(self, depth: int, shared: int = 0) -> int:
         """Return the pages that hold a prefix of `depth` pages, ready to be gone on from.
 

@@ -62,6 +62,8 @@ class CacheRoom:
         pages: that the memory has room for.
         max_sequences: sequences that an engine runs at most.
         by_length: how many sequences of so many tokens are in flight at a time.
+        sequence_bytes: that one sequence of so many tokens holds.
+        windowless_bytes: that it would hold if sliding layers remembered everything.
     """
 
     token_bytes: int
@@ -70,6 +72,8 @@ class CacheRoom:
     pages: int
     max_sequences: int
     by_length: dict[int, int]
+    sequence_bytes: dict[int, int]
+    windowless_bytes: dict[int, int]
 
     @property
     def total_bytes(self) -> int:
@@ -163,6 +167,7 @@ def cache_room(
         most_pages(sizing, sequences, longest, chunk),
         sizing.demand(min(chunk, longest), chunk, ()),
     )
+    stated = [length for length in lengths if length]
     return CacheRoom(
         token_bytes=ceil(page_bytes / page) * len(windows),
         page_tokens=page,
@@ -170,9 +175,11 @@ def cache_room(
         pages=pages,
         max_sequences=sequences,
         by_length={
-            length: min(sequences, pages // sizing.demand(length, chunk, ()))
-            for length in lengths
-            if length
+            length: min(sequences, pages // sizing.demand(length, chunk, ())) for length in stated
+        },
+        sequence_bytes={length: sizing.held(length) * page_bytes for length in stated},
+        windowless_bytes={
+            length: sizing.held(length, windows=False) * page_bytes for length in stated
         },
     )
 

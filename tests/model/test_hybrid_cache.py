@@ -117,6 +117,18 @@ def test_demand_is_never_exceeded(prompt: int, chunk: int, branches: list[int]) 
     assert cache.pool.num_free == cache.pool.num_pages
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+@pytest.mark.parametrize("length", [1, 4, 5, 6, 7, 8, 9, 21, 48])
+def test_what_is_held_between_steps(length: int, chunk: int) -> None:
+    cache = HybridCache(500, PAGE, WINDOWS)
+    sequence = cache.new_sequence()
+    while sequence.length < length:
+        cache.extend(sequence, min(chunk, length - sequence.length))
+        cache.trim(sequence)
+    assert cache.pool.num_pages - cache.pool.num_free == cache.held(length)
+    assert cache.held(length, windows=False) == 2 * -(-length // PAGE)
+
+
 def test_a_model_without_sliding_layers_keeps_everything() -> None:
     cache = HybridCache(10, PAGE, {"full_attention": None})
     sequence = cache.new_sequence()

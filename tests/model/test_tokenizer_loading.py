@@ -18,6 +18,7 @@ from .tokenizer_fixture import (
     START_OF_TURN,
     UNK,
     write_config,
+    write_sentencepiece,
     write_tokenizer,
 )
 
@@ -175,30 +176,8 @@ class TestSentencePiece:
 
     def test_is_converted(self, tmp_path: Path) -> None:
         sentencepiece = pytest.importorskip("sentencepiece")
-        (tmp_path / "corpus.txt").write_text(Path(json.__file__).read_text())
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(tmp_path / "corpus.txt"),
-            model_prefix=str(tmp_path / "tokenizer"),
-            model_type="bpe",
-            vocab_size=600,
-            byte_fallback=True,
-            pad_id=0,
-            eos_id=1,
-            bos_id=2,
-            unk_id=3,
-            pad_piece="<pad>",
-            eos_piece="<eos>",
-            bos_piece="<bos>",
-            unk_piece="<unk>",
-            control_symbols=["<start_of_turn>", "<end_of_turn>"],
-            user_defined_symbols=["<mask>", "\n", "\n\n", "▁▁"],
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            normalization_rule_name="identity",
-        )
-        original = sentencepiece.SentencePieceProcessor(
-            model_file=str(tmp_path / "tokenizer.model")
-        )
+        model = write_sentencepiece(tmp_path)
+        original = sentencepiece.SentencePieceProcessor(model_file=str(model))
         tokenizer = load_tokenizer(tmp_path)
         assert tokenizer is not None
         for text in ("Hello  JSON\n\n decoder", "é🙂<end_of_turn>"):

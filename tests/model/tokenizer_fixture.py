@@ -7,6 +7,7 @@ import json
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,35 @@ def write_config(folder: Path, chat_template: object) -> None:
     if chat_template is not None:
         config["chat_template"] = chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_sentencepiece(folder: Path) -> Path:
+    """Write tokenizer.model as Google's is, but of 600 pieces of Python's json module."""
+    trainer = import_module("sentencepiece").SentencePieceTrainer
+    corpus = folder / "corpus.txt"
+    corpus.write_text(Path(json.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    trainer.train(
+        input=str(corpus),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        unk_piece="<unk>",
+        control_symbols=["<start_of_turn>", "<end_of_turn>"],
+        user_defined_symbols=["<mask>", "\n", "\n\n", "▁▁"],
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+    )
+    corpus.unlink()
+    return folder / "tokenizer.model"
 
 
 @cache

@@ -137,6 +137,13 @@ def test_a_prompt_that_is_too_long(served: Served, stream: bool) -> None:
     assert "8192" in error["message"]
 
 
+def test_a_prompt_that_just_fits(served: Served) -> None:
+    body = {**TEXT_BODY, "prompt": [5] * 8191, "max_tokens": 1}
+    reply = served.post("/v1/completions", body)
+    assert reply.status_code == 200
+    assert reply.json()["usage"]["prompt_tokens"] == 8191
+
+
 def test_a_model_that_is_not_there(served: Served, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model=SECRET, messages=CHAT)
