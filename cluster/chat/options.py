@@ -121,3 +121,7 @@ class ChatSampling(Sampling):
         int | None,
         _option("Tokens of an answer at most.", "Sampling", default="all there is room for"),
     ] = None
+    seed: Annotated[
+        int | None,
+        _option("Fixes what is drawn for each answer.", "Sampling", default="drawn anew"),
+    ] = None

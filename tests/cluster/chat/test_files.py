@@ -16,7 +16,7 @@ from tests.pipelines.test_prepare import preparer
 
 SAID = [
     ("Name the section.\nlibfoo: \u2028 shared", " libs\n"),
-    ('</start_of_turn> \u00e9 \U0001f40d \\ "quoted"', ""),
+    ('</start_of_turn> \u00e9 \U0001f40d \\ "quoted"', "doc"),
 ]
 
 
@@ -51,10 +51,9 @@ def test_a_job_reads_it_as_its_messages(saved: Path) -> None:
     (cells,) = unpacked(preparer(job).packet(rows, "chat.jsonl"), PROMPTS).to_pylist()
     assert cells["error"] is None
     tokenizer = AutoTokenizer.from_pretrained(CAUSAL_LM)
-    messages = messages_of(saved)
     # The last message is an answer, which a job goes on with.
-    wanted = tokenizer.apply_chat_template(messages, continue_final_message=False)
-    assert cells["prompt_ids"][:-2] == wanted["input_ids"][: len(cells["prompt_ids"]) - 2]
+    wanted = tokenizer.apply_chat_template(messages_of(saved), continue_final_message=True)
+    assert cells["prompt_ids"] == wanted["input_ids"]
 
 
 def test_transformers_writes_the_same_prompt_of_it(saved: Path) -> None:

@@ -57,6 +57,13 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before
 
+    def more(self, characters: int) -> None:
+        """Wait for so many characters more."""
+        end = time.monotonic() + SOON
+        while len(self.seen) < characters:
+            assert time.monotonic() < end, f"no more came after {self.seen!r}"
+            self._read(0.1)
+
     def ended(self) -> int:
         end = time.monotonic() + SOON
         while self.process.poll() is None:
@@ -126,7 +133,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(at_terminal: Open, tmp_path
     terminal.until(">")
     terminal.type("hello\r")
     terminal.until("hello\n")
-    time.sleep(0.5)  # some of 8,000 tokens
+    terminal.more(20)  # of 8,000 tokens
     begun = time.monotonic()
     terminal.type(CTRL_C)
     terminal.until("stopped; what was said is kept")
