@@ -120,10 +120,13 @@ def _no_weights(folder: Path) -> str:
     if pickles := sorted(path.name for kind in _PICKLES for path in folder.glob(kind)):
         return (
             f"{folder} holds {some(pickles)} but no safetensors: pickled checkpoints can run code "
-            "when they are read, so they are refused; convert it to safetensors"
+            "when they are read, so they are refused; `gemmaray convert` brings those of "
+            "gemma_pytorch into safetensors"
         )
     if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
         return f"{folder} holds {some(ggufs)}: GGUF is not read; use the safetensors original"
+    if (folder / "manifest.ocdbt").exists():
+        return f"{folder} holds a Flax checkpoint; `gemmaray convert` brings it into safetensors"
     if (folder / "adapter_config.json").exists():
         return f"{folder} holds an adapter, not a model; merge it into its base model first"
     if others := sorted(path.name for path in folder.glob("*.safetensors")):

@@ -71,6 +71,8 @@ def open_original(source: str, config: Path | None) -> Original:
         ParameterError: it is Flax and tensorstore is not installed.
     """
     path = Path(source).expanduser()
+    if path.suffix == ".safetensors" and path.is_file():
+        raise CheckpointError(f"{path} is one file of a checkpoint: name the folder that it is in")
     if path.is_file():
         return _gemma_pytorch(path, config)
     if path.is_dir() and not _has_safetensors(path):

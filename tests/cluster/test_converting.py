@@ -38,6 +38,8 @@ def test_a_user_s_errors_are_one_line(gemmaray: Command, tmp_path: Path) -> None
         ((DEMO, tmp_path / "there", "--to", "flax"), "is there already"),
         ((DEMO, tmp_path / "new"), "in the layout of transformers already"),
         ((tmp_path / "none", tmp_path / "new"), "is no folder here"),
+        ((DEMO / "model.safetensors", tmp_path / "new"), "name the folder that it is in"),
+        ((DEMO / "tokenizer.json", tmp_path / "new"), "can't be read"),
         ((DEMO, tmp_path / "new", "--max-shard-size", "big"), "--max-shard-size big is no size"),
     ]:
         done = gemmaray("convert", *map(str, arguments))
@@ -45,3 +47,16 @@ def test_a_user_s_errors_are_one_line(gemmaray: Command, tmp_path: Path) -> None
         assert words in done.err
         assert done.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_ctrl_c_is_one_line_too(
+    gemmaray: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.convert.converting.save_single", interrupted)
+    done = gemmaray("convert", str(DEMO), str(tmp_path / "new.ckpt"), "--to", "gemma-pytorch")
+    assert done.status == 130
+    assert done.err == f"gemmaray: interrupted: {tmp_path}/new.ckpt was not written\n"
+    assert list(tmp_path.iterdir()) == []

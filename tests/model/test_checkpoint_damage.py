@@ -139,6 +139,7 @@ def test_damaged_files_end_in_our_error_or_load(tmp_path: Path) -> None:
         (["model.ckpt"], "pickled"),
         (["consolidated.00.pth"], "pickled"),
         (["gemma-2-2b.gguf"], "GGUF is not read"),
+        (["_METADATA", "manifest.ocdbt"], "a Flax checkpoint; `gemmaray convert`"),
         (["adapter_config.json", "adapter_model.safetensors"], "an adapter, not a model; merge"),
         (["gemma.safetensors"], r"gemma\.safetensors but neither model\.safetensors nor"),
         (["README.md"], "holds no weights"),
@@ -158,7 +159,7 @@ def test_pickles_are_never_opened(tmp_path: Path, saved: tuple[Path, Tensors]) -
             return Path.touch, (tmp_path / "sprung",)
 
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(CheckpointError, match="refused; convert it to safetensors"):
+    with pytest.raises(CheckpointError, match="refused; `gemmaray convert` brings"):
         load([], tmp_path)
     (tmp_path / SINGLE).write_bytes(pickle.dumps(Trap()))
     with pytest.raises(CheckpointError, match="can't be read as safetensors"):
