@@ -64,7 +64,9 @@ class Endpoint:
         self._thread = EngineThread(build)
         # What is read of the engine from here on never changes.
         (engine,) = engines
-        self._preparer = Preparer(engine.tokenizer, system, engine.max_model_len)
+        self._preparer = Preparer(
+            engine.tokenizer, system, engine.max_model_len, engine.model_config.bos_token_id
+        )
         self._hang_s = hang_s
         tokenizer = engine.tokenizer
         self._card = Card(

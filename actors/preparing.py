@@ -37,14 +37,20 @@ class Preparer:
         tokenizer: of the checkpoint, if it has one.
         system: what becomes of a first system message.
         max_len: most tokens of a prompt.
+        bos_id: of `<bos>`, where lists of tokens may begin with it.
     """
 
     def __init__(
-        self, tokenizer: GemmaTokenizer | None, system: SystemPolicy, max_len: int
+        self,
+        tokenizer: GemmaTokenizer | None,
+        system: SystemPolicy,
+        max_len: int,
+        bos_id: int | None,
     ) -> None:
         self._tokenizer = tokenizer
         self._system = system
         self._max_len = max_len
+        self._bos_id = bos_id
 
     @property
     def tokenizer(self) -> GemmaTokenizer:
@@ -113,7 +119,7 @@ class Preparer:
         if isinstance(prompt, ChatPrompt):
             frame = Frame.of_chat(ids, self.tokenizer)
         else:
-            frame = Frame.of_tokens(ids, self._tokenizer.bos_id if self._tokenizer else None)
+            frame = Frame.of_tokens(ids, self._bos_id)
         return fit(ids, self._max_len, long_texts, frame)
 
     def _task(self, ask: Ask, prompt: Prompt) -> Task:

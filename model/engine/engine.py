@@ -184,7 +184,7 @@ class Engine(WindowedEngine):
         ids = self._factory.encode(prompt)
         is_chat = not isinstance(prompt, str) and isinstance(prompt[0], Mapping)
         if self.tokenizer is None or not is_chat:
-            frame = Frame.of_tokens(ids, self.tokenizer.bos_id if self.tokenizer else None)
+            frame = Frame.of_tokens(ids, self.model_config.bos_token_id)
         else:
             frame = Frame.of_chat(ids, self.tokenizer)
         return fit(ids, self.max_model_len, long_texts, frame).prompt
