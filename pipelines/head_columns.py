@@ -117,7 +117,7 @@ class EmbedColumns:
     def fields(self) -> Sequence[pa.Field]:
         """Names and types."""
         vector = pa.list_(pa.float32() if self.settings.dtype == "float32" else pa.float16())
-        return [pa.field("embedding", pa.list_(vector) if self._many else vector)]
+        return [pa.field("embedding", pa.list_(vector) if self.many else vector)]
 
     @property
     def reserve(self) -> int:
@@ -139,7 +139,8 @@ class EmbedColumns:
         return {"embedding": self._rounded(np.array(result.embedding, np.float32))}
 
     @property
-    def _many(self) -> bool:
+    def many(self) -> bool:
+        """Whether a row has a vector for each token."""
         return self.settings.pooling == "none"
 
     def _rounded(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

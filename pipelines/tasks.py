@@ -19,6 +19,7 @@ from .checkpoint_info import CheckpointInfo
 from .head_columns import ClassifyColumns, EmbedColumns, LabelCells, TagColumns
 from .job import JobSpec
 from .labels import label_tokens
+from .plan import MIN_UNIT_ROWS
 from .result_columns import ResultColumns, Row
 from .task_settings import Tasks
 
@@ -146,6 +147,15 @@ class JobTasks:
         """The same for all tasks but generate."""
         others = (columns for columns in self.columns if not isinstance(columns, GenerateColumns))
         return max((columns.reserve for columns in others), default=0)
+
+    @property
+    def unit_rows(self) -> int | None:
+        """Rows that are best committed together; None where any number is.
+
+        A hidden state for each token makes rows of megabytes.
+        """
+        large = any(isinstance(one, EmbedColumns) and one.many for one in self.columns)
+        return MIN_UNIT_ROWS if large else None
 
     @property
     def needs_text(self) -> bool:
