@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from model.chat import SystemPolicy
+from model.long_texts import LongTexts
 from model.outputs import TaskOutput, TokenDelta
-from model.tasks import Classify, Embed, Generate, Normalize, PromptLogprobs
+from model.tasks import Aggregation, Classify, Embed, Generate, Normalize, PromptLogprobs
+
+REFUSED = LongTexts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ class AskLabels:
 class AskTags:
     """Labelled spans of the prompt, which must be text. Nothing else is asked beside it."""
 
+    aggregation: Aggregation = "simple"
+    ignore_labels: tuple[str, ...] = ("O",)
+
 
 Ask = Generate | PromptLogprobs | Classify | Embed | AskLabels | AskTags
 
@@ -74,12 +80,14 @@ class Call:
         asks: one or more, of different kinds; each prompt is computed once for all of them.
         salt: prompts share what is computed of them only with those of the same salt.
         with_text: whether the answers tell the text of the prompts.
+        long_texts: what becomes of prompts that are too long.
     """
 
     prompts: tuple[Prompt, ...]
     asks: tuple[Ask, ...]
     salt: bytes = b""
     with_text: bool = False
+    long_texts: LongTexts = REFUSED
 
 
 class Piece(NamedTuple):
@@ -103,12 +111,16 @@ class PromptAnswer:
         results: one for each ask.
         text: of the prompt, if it was asked for.
         pieces: each token that the results give a log-probability of.
+        truncated: whether the end of its text was left out.
+        windows: in how many it was computed.
     """
 
     prompt_tokens: int
     results: tuple[TaskOutput, ...]
     text: str | None = None
     pieces: Mapping[int, Piece] = field(default_factory=dict)
+    truncated: bool = False
+    windows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

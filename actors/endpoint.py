@@ -64,7 +64,9 @@ class Endpoint:
         self._thread = EngineThread(build)
         # What is read of the engine from here on never changes.
         (engine,) = engines
-        self._preparer = Preparer(engine.tokenizer, system)
+        self._preparer = Preparer(
+            engine.tokenizer, system, engine.max_model_len, engine.model_config.bos_token_id
+        )
         self._hang_s = hang_s
         tokenizer = engine.tokenizer
         self._card = Card(
@@ -108,6 +110,8 @@ class Endpoint:
                 output.results,
                 prompt.text,
                 self._preparer.pieces_of(output.results),
+                prompt.fitted.truncated,
+                prompt.fitted.windows,
             )
             for prompt, output in zip(prepared, outputs, strict=True)
         ]
@@ -180,7 +184,7 @@ class Endpoint:
     async def _all(self, prepared: Sequence[Prepared], salt: bytes) -> list[RequestOutput]:
         with _abortable() as futures:
             for prompt in prepared:
-                future = self._thread.submit(prompt.ids, prompt.tasks, salt=salt)
+                future = self._thread.submit(prompt.fitted.prompt, prompt.tasks, salt=salt)
                 futures.append(asyncio.wrap_future(future))
             try:
                 return list(await asyncio.gather(*futures))
@@ -190,7 +194,8 @@ class Endpoint:
     async def _pump(self, number: int, prompt: Prepared, salt: bytes, happened: _Happened) -> None:
         """Put what happens to one prompt into the queue."""
         try:
-            async with aclosing(self._thread.stream(prompt.ids, prompt.tasks, salt=salt)) as items:
+            ids, tasks = prompt.fitted.prompt, prompt.tasks
+            async with aclosing(self._thread.stream(ids, tasks, salt=salt)) as items:
                 async for item in items:
                     happened.put_nowait(self._event(number, item))
         except GemmarayError as error:
@@ -205,7 +210,7 @@ class Endpoint:
 
     def _told(self, error: GemmarayError, prompts: Sequence[Prepared]) -> GemmarayError:
         """Tell prompts that are too long apart from what else may be wrong with them."""
-        longest = max(len(prompt.ids) for prompt in prompts)
+        longest = max((one.fitted.kept for one in prompts if one.fitted.windows == 1), default=0)
         if not isinstance(error, EngineDeadError) and longest >= self._card.max_model_len:
             return _TooLongError(str(error))
         return error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from model.chat import SystemPolicy
 from model.errors import TaskError
 from model.labels import encode_labels
+from model.long_texts import Fitted, Frame, LongTexts, fit
 from model.outputs import GenerationOutput, LogprobsOutput, TaskOutput, TokenLogprob
 from model.tasks import TagTokens as TagTask
 from model.tasks import Task
@@ -19,22 +20,37 @@ class Prepared:
     """One prompt, ready for the engine.
 
     Attributes:
-        ids: its tokens.
+        fitted: its tokens.
         tasks: what is asked of it.
         text: its text, if the caller wants it back.
     """
 
-    ids: Sequence[int]
+    fitted: Fitted
     tasks: tuple[Task, ...]
     text: str | None
 
 
 class Preparer:
-    """Encodes prompts and labels for one checkpoint. Threads may share one."""
+    """Encodes prompts and labels for one checkpoint. Threads may share one.
 
-    def __init__(self, tokenizer: GemmaTokenizer | None, system: SystemPolicy) -> None:
+    Args:
+        tokenizer: of the checkpoint, if it has one.
+        system: what becomes of a first system message.
+        max_len: most tokens of a prompt.
+        bos_id: of `<bos>`, where lists of tokens may begin with it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GemmaTokenizer | None,
+        system: SystemPolicy,
+        max_len: int,
+        bos_id: int | None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._system = system
+        self._max_len = max_len
+        self._bos_id = bos_id
 
     @property
     def tokenizer(self) -> GemmaTokenizer:
@@ -48,9 +64,10 @@ class Preparer:
 
         Raises:
             PromptError: a prompt is malformed.
-            ParameterError: labels can't be told apart.
+            ParameterError: labels can't be told apart, or the stride leaves no room for a text.
             TaskError: it takes a tokenizer, and there is none; or tags are asked for, not of text.
         """
+        call.long_texts.check(self._max_len)
         return [self._prepare(prompt, call) for prompt in call.prompts]
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
@@ -79,14 +96,31 @@ class Preparer:
         return self.pieces(set(_named(logprobs)))
 
     def _prepare(self, prompt: Prompt, call: Call) -> Prepared:
-        if any(isinstance(ask, AskTags) for ask in call.asks):
-            if not isinstance(prompt, TextPrompt):
-                raise TaskError("tags are spans of a text, so the input must be text")
-            tokens, offsets = self.tokenizer.encode_with_offsets(prompt.text)
-            return Prepared(tokens, (TagTask(prompt.text, tuple(offsets)),), prompt.text)
+        tags = next((ask for ask in call.asks if isinstance(ask, AskTags)), None)
+        if tags is not None:
+            return self._tags(tags, prompt, call.long_texts)
         tasks = tuple(self._task(ask, prompt) for ask in call.asks)
         ids = self.encode(prompt)
-        return Prepared(ids, tasks, self._text(prompt, ids) if call.with_text else None)
+        fitted = self._fitted(prompt, ids, call.long_texts)
+        return Prepared(fitted, tasks, self._text(prompt, ids) if call.with_text else None)
+
+    def _tags(self, ask: AskTags, prompt: Prompt, long_texts: LongTexts) -> Prepared:
+        if not isinstance(prompt, TextPrompt):
+            raise TaskError("tags are spans of a text, so the input must be text")
+        ids, offsets = self.tokenizer.encode_with_offsets(prompt.text)
+        fitted = fit(ids, self._max_len, long_texts, Frame())
+        places = tuple(offsets[: fitted.kept])
+        task = TagTask(prompt.text, places, ask.aggregation, ask.ignore_labels)
+        return Prepared(fitted, (task,), prompt.text)
+
+    def _fitted(self, prompt: Prompt, ids: Sequence[int], long_texts: LongTexts) -> Fitted:
+        if long_texts.mode == "error":
+            return Fitted(ids, len(ids))
+        if isinstance(prompt, ChatPrompt):
+            frame = Frame.of_chat(ids, self.tokenizer)
+        else:
+            frame = Frame.of_tokens(ids, self._bos_id)
+        return fit(ids, self._max_len, long_texts, frame)
 
     def _task(self, ask: Ask, prompt: Prompt) -> Task:
         if isinstance(ask, AskLabels):

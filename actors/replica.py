@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from model.errors import EngineDeadError, GemmarayError
+from model.long_texts import WindowedPrompt
 from model.outputs import RequestOutput
 from model.params import EngineConfig
 from model.tasks import Task
@@ -35,7 +36,7 @@ MAX_ATTEMPTS = 3
 class Request:
     """What the engine is asked for one row."""
 
-    prompt_ids: Sequence[int]
+    prompt_ids: Sequence[int] | WindowedPrompt
     tasks: Sequence[Task]
 
 

@@ -6,7 +6,7 @@ PLC0415 below): `--help`, `--version` and a mistyped flag answer at once.
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from .attention_mask.command import attention_mask
 from .chat.command import chat
 from .converting import convert
 from .doctor.command import doctor
+from .heads import classify, embed, tag
 from .help_panels import arrange
 from .options import (
     MAX_ERROR_RATE,
@@ -28,10 +29,10 @@ from .options import (
     Sampling,
     UsageError,
     given,
-    job_values,
 )
 from .serve.options import ServeOptions
 from .signature import with_options
+from .start import launch_job, start
 from .submission.commands import ClusterAddress, cancel, jobs, logs, submit
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -89,7 +90,7 @@ def run(
     """Run a job file, or resume it."""
     spec = JobSpec.from_yaml(job)
     changes = given({"max_error_rate": max_error_rate})
-    _launch(spec.model_copy(update=changes), address=address, quiet=quiet)
+    launch_job(spec.model_copy(update=changes), address=address, quiet=quiet)
 
 
 @app.command()
@@ -228,14 +229,7 @@ def report(
 @with_options
 def generate(place: Place, options: JobOptions, sampling: Sampling) -> None:
     """Continue each prompt."""
-    _start(place, options, {"generate": sampling.settings()})
-
-
-@app.command()
-@with_options
-def classify(place: Place, options: JobOptions) -> None:
-    """Label prompts with a classification head."""
-    _start(place, options, {"classify": {}})
+    start(place, options, {"generate": sampling.settings()})
 
 
 @app.command()
@@ -254,40 +248,22 @@ def score_labels(
 ) -> None:
     """Give labels a probability as the answer."""
     settings = {"labels": labels.split(","), "normalize": normalize}
-    _start(place, options, {"score_labels": given(settings)})
+    start(place, options, {"score_labels": given(settings)})
 
 
-@app.command()
-@with_options
-def tag(place: Place, options: JobOptions) -> None:
-    """Find spans with a token classification head."""
-    _start(place, options, {"tag_tokens": {}})
-
-
-@app.command()
-@with_options
-def embed(
-    place: Place,
-    options: JobOptions,
-    pooling: Annotated[
-        Literal["last", "mean"] | None,
-        typer.Option(
-            help="The hidden state of the last token, or the mean of all.", show_default="last"
-        ),
-    ] = None,
-    *,
-    normalize: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalize/--no-normalize", help="Give unit length.", show_default="normalize"
-        ),
-    ] = None,
-) -> None:
-    """Turn each prompt into a vector."""
-    _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
-
-
-for command in (submit, jobs, logs, cancel, doctor, chat, attention_mask, convert):
+for command in (
+    classify,
+    tag,
+    embed,
+    submit,
+    jobs,
+    logs,
+    cancel,
+    doctor,
+    chat,
+    attention_mask,
+    convert,
+):
     app.command()(command)
 
 
@@ -321,18 +297,3 @@ def demo() -> None:
 
 
 arrange(app)
-
-
-def _start(place: Place, options: JobOptions, task: dict[str, Any]) -> NoReturn:
-    spec = JobSpec(**job_values(place, options, task))
-    if not place.is_stream:
-        _launch(spec, address=options.address, quiet=options.quiet)
-    from .stdio import answer_lines  # noqa: PLC0415
-
-    raise typer.Exit(answer_lines(spec, as_json=options.jsonl, quiet=options.quiet))
-
-
-def _launch(spec: JobSpec, *, address: str | None, quiet: bool) -> NoReturn:
-    from .launch import launch  # noqa: PLC0415
-
-    raise typer.Exit(launch(spec, address=address, quiet=quiet))

@@ -291,8 +291,16 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, [])}
 
 
-def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict[str, Any]:
+def job_values(
+    place: Place, options: JobOptions, tasks: dict[str, Any], **settings: Any
+) -> dict[str, Any]:
     """Write the job that the options amount to, as a job file would.
+
+    Args:
+        place: where prompts come from and answers go.
+        options: what all tasks have in common.
+        tasks: the task, with its settings.
+        settings: what else this task's command sets of the job.
 
     Raises:
         UsageError: options that contradict each other.
@@ -324,6 +332,7 @@ def job_values(place: Place, options: JobOptions, tasks: dict[str, Any]) -> dict
             "max_error_rate": options.max_error_rate,
             "on_bad_file": options.on_bad_file,
             "s3": options.s3_values(),
+            **settings,
         }
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -37,11 +38,13 @@ SOME_LINE_FAILED = 1
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A prompt: what to ask the engine, or why it can't be asked."""
+    """A prompt: what to ask the engine, and the columns that are known of it before.
+
+    They say why it can't be asked, where that is so.
+    """
 
     request: Request | None
-    prompt_tokens: int | None
-    error: str | None
+    cells: dict[str, Any]
 
 
 def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -> int:
@@ -62,7 +65,7 @@ def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -
     checkpoint = inspect_checkpoint(spec)
     tasks = tasks_of(spec, checkpoint)
     lines = _prepare(spec, checkpoint, tasks, prompts)
-    show = json.dumps if as_json else partial(_plain, alone=len(prompts) == 1)
+    show = _json if as_json else partial(_plain, alone=len(prompts) == 1)
     started, failed = time.monotonic(), 0
     with Engine(spec.engine_config(checkpoint.checkpoint, checkpoint.revision)) as engine:
         for number, (line, outcome) in enumerate(_answers(engine, lines), 1):
@@ -92,10 +95,10 @@ def _prepare(
     packet = preparer.packet(rows, SOURCE)
     seed = spec.tasks.generate.seed if spec.tasks.generate else None
     work = JobWork(tasks, secrets.randbits(63) if seed is None else seed)
-    prepared = unpacked(packet, PROMPTS).select(["prompt_tokens", "error"]).to_pylist()
-    return [
-        _Line(request, **row) for request, row in zip(work.requests(packet), prepared, strict=True)
-    ]
+    names = ["prompt_tokens", *(field.name for field in tasks.length_fields), "error"]
+    prepared = unpacked(packet, PROMPTS).select(names).to_pylist()
+    requests = work.requests(packet)
+    return [_Line(request, row) for request, row in zip(requests, prepared, strict=True)]
 
 
 def _answers(engine: Engine, lines: Sequence[_Line]) -> Iterator[tuple[_Line, Outcome | None]]:
@@ -120,10 +123,14 @@ def _answers(engine: Engine, lines: Sequence[_Line]) -> Iterator[tuple[_Line, Ou
 
 def _cells(tasks: JobTasks, line: _Line, outcome: Outcome | None) -> dict[str, Any]:
     """Give the result columns of a line, as a job would write them."""
-    cells: dict[str, Any] = {"prompt_tokens": line.prompt_tokens, "error": line.error}
-    if isinstance(outcome, GemmarayError):
-        return cells | {"error": str(outcome)}
-    return cells if outcome is None else cells | tasks.cells(outcome.results)
+    if outcome is None:
+        return line.cells
+    try:
+        if isinstance(outcome, GemmarayError):
+            raise outcome
+        return line.cells | tasks.cells(outcome.results)
+    except GemmarayError as error:
+        return line.cells | {"error": str(error)}
 
 
 def _plain(cells: dict[str, Any], *, alone: bool) -> str:
@@ -133,4 +140,8 @@ def _plain(cells: dict[str, Any], *, alone: bool) -> str:
     if "label" in cells:
         return f"{cells['label']}\t{cells['label_score']:.6f}"
     values = cells.get("entities", cells.get("embedding"))
-    return "" if values is None else json.dumps(values)
+    return "" if values is None else _json(values)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=np.ndarray.tolist)

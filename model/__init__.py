@@ -20,15 +20,16 @@ from .errors import (
     TaskError,
     TokenizerError,
 )
+from .long_texts import LongTexts
 from .outputs import (
     ClassificationOutput,
     Completion,
     EmbeddingOutput,
     Entity,
     GenerationOutput,
+    HiddenStatesOutput,
     LabelScore,
     LogprobsOutput,
-    MemoryReport,
     RequestOutput,
     RequestUpdate,
     TaggingOutput,
@@ -36,7 +37,7 @@ from .outputs import (
     TokenLogprob,
 )
 from .params import EngineConfig, SamplingParams
-from .stats import EngineStats
+from .stats import EngineStats, MemoryReport
 from .tasks import Classify, Embed, Generate, PromptLogprobs, ScoreLabels, TagTokens, Task
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ __all__ = [
     "GemmarayError",
     "Generate",
     "GenerationOutput",
+    "HiddenStatesOutput",
     "LabelScore",
     "LogprobsOutput",
+    "LongTexts",
     "MemoryReport",
     "ParameterError",
     "PromptError",

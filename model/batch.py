@@ -58,6 +58,8 @@ class PackedBatch:
             needed; the last layer computes no others. None for all.
         copies: (from, to) page pairs to copy, in this order, before anything is written.
         logit_rows: [R] rows whose logits over the vocabulary are needed, among those of the tails.
+        inner: layers whose inputs [T, D] are wanted besides the final hidden states.
+        depth: how many layers to compute, if not all: then nobody wants the final ones.
         carried: (row, draw) pairs: the host does not know the token of this row yet. It is the one
             that was drawn in the step before, at this place among its draws.
     """
@@ -70,6 +72,8 @@ class PackedBatch:
     tail_lens: Ints | None = None
     copies: tuple[tuple[int, int], ...] = ()
     logit_rows: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    inner: tuple[int, ...] = ()
+    depth: int | None = None
     carried: tuple[tuple[int, int], ...] = ()
 
     @property

@@ -129,7 +129,9 @@ class Gemma2(nn.Module):
         cache: KVCache,
         plan: AttentionPlan,
         backend: AttentionBackend,
-        collect: list[Tensor] | None = None,
+        *,
+        keep: Callable[[int, Tensor], None] | None = None,
+        depth: int | None = None,
     ) -> Tensor:
         """Run the backbone over the packed tokens of one step.
 
@@ -139,12 +141,14 @@ class Gemma2(nn.Module):
             cache: keys and values; the step's own are added to it.
             plan: what `plan` returned.
             backend: that made the plan.
-            collect: is given every hidden state [T, D]: the scaled embeddings, the output of each
-                layer but the last, and the result.
+            keep: is given the number of each layer and its input [T, D], which is overwritten when
+                it returns; that of layer 0 is the scaled embeddings.
+            depth: how many layers to compute; None is all.
 
         Returns:
             [T, D] hidden states after the final norm, in the model's dtype, whole on every rank; if
-            the batch has tails, [R, D] of their rows.
+            the batch has tails, [R, D] of their rows. With a depth, what comes out of its last
+            layer.
         """
         angles = self.rotary.angles(positions_T, self._kernels.angles_dtype or self.dtype)
         step = StepContext(angles, cache, plan.groups, backend)
@@ -152,13 +156,13 @@ class Gemma2(nn.Module):
         blocks = self._blocks()
         norms = [layer.input_layernorm for layer in blocks] + [self.norm]
         normed_TD: Tensor = norms[0](x_TD)
-        for layer, following in zip(blocks, norms[1:], strict=True):
-            if collect is not None:
-                collect.append(x_TD.clone())
+        for number, layer in enumerate(blocks):
+            if keep is not None:
+                keep(number, x_TD)
+            if number == depth:
+                return x_TD
             tail = plan.tail if layer is blocks[-1] else None
-            x_TD, normed_TD = layer(x_TD, normed_TD, step, following, tail)
-        if collect is not None:
-            collect.append(normed_TD)
+            x_TD, normed_TD = layer(x_TD, normed_TD, step, norms[number + 1], tail)
         return normed_TD
 
     @torch.inference_mode()

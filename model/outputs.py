@@ -1,10 +1,14 @@
 """What comes out of the engine, one object per task of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .errors import GemmarayError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -97,16 +101,40 @@ class ClassificationOutput:
     scores: tuple[LabelScore, ...]
     logits: tuple[float, ...]
 
+    @classmethod
+    def of(
+        cls,
+        prompt_tokens: int,
+        labels: Sequence[str],
+        scores: Sequence[float],
+        logits: Sequence[float],
+    ) -> "ClassificationOutput":
+        """Put the scores of labels together; the first of the highest is the label."""
+        best = max(range(len(labels)), key=scores.__getitem__)
+        named = tuple(LabelScore(*pair) for pair in zip(labels, scores, strict=True))
+        return cls(prompt_tokens, labels[best], scores[best], named, tuple(logits))
+
+    def best(self, count: int | None) -> tuple[LabelScore, ...]:
+        """Return so many labels, the highest score first; None is all, in their own order."""
+        if count is None:
+            return self.scores
+        return tuple(sorted(self.scores, key=lambda item: item.score, reverse=True)[:count])
+
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A labelled span of the prompt's text: characters [start, end)."""
+    """A labelled span of the prompt's text: characters [start, end).
+
+    Attributes:
+        index: of the token that it is, where tokens are not aggregated.
+    """
 
     label: str
     start: int
     end: int
     text: str
     score: float
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +155,14 @@ class EmbeddingOutput:
     embedding: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenStatesOutput:
+    """The hidden state of each token: [prompt_tokens, hidden_size] float32."""
+
+    prompt_tokens: int
+    hidden_states: "npt.NDArray[np.float32]"
+
+
 @dataclass(frozen=True, slots=True)
 class LogprobsOutput:
     """log p(token | tokens before it) of each prompt token; None for the first one.
@@ -143,7 +179,12 @@ class LogprobsOutput:
 
 
 TaskOutput = (
-    GenerationOutput | ClassificationOutput | TaggingOutput | EmbeddingOutput | LogprobsOutput
+    GenerationOutput
+    | ClassificationOutput
+    | TaggingOutput
+    | EmbeddingOutput
+    | HiddenStatesOutput
+    | LogprobsOutput
 )
 
 
@@ -183,55 +224,3 @@ class RequestUpdate:
     deltas: tuple[TokenDelta, ...] = ()
     output: RequestOutput | None = None
     error: GemmarayError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryReport:
-    """What an engine has allocated. All bytes are those of one rank: each holds a like share.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        ranks: that share every layer.
-        weight_bytes: parameters and buffers.
-        free_bytes: of the device when the weights were in place and the KV cache was not.
-        pages: of the KV cache.
-        page_tokens: tokens that a page holds, for one layer group.
-        page_bytes: bytes of a page.
-        sequences: how many sequences of a context length, in tokens, the cache holds at a time.
-    """
-
-    device: str
-    ranks: int
-    weight_bytes: int
-    free_bytes: int
-    pages: int
-    page_tokens: int
-    page_bytes: int
-    sequences: Mapping[int, int]
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of the KV cache."""
-        return self.pages * self.page_bytes
-
-    @property
-    def left_bytes(self) -> int:
-        """What remained free for activations, and for others."""
-        return self.free_bytes - self.kv_bytes
-
-    def __str__(self) -> str:
-        """Put it in a few lines."""
-        ranks = f", on each of {self.ranks} ranks" if self.ranks > 1 else ""
-        held = ", ".join(f"{count} of {length}" for length, count in self.sequences.items())
-        return (
-            f"memory on {self.device}{ranks}\n"
-            f"  weights        {_mib(self.weight_bytes)}\n"
-            f"  KV cache       {_mib(self.kv_bytes)}: {self.pages} pages of {self.page_tokens} "
-            f"tokens, {self.page_bytes} bytes each\n"
-            f"  left           {_mib(self.left_bytes)} of {_mib(self.free_bytes)} free before\n"
-            f"  sequences that fit at a time, by tokens: {held}"
-        )
-
-
-def _mib(count: int) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"

@@ -1,13 +1,12 @@
-"""From a head's outputs to labels, scores and spans of text."""
+"""From a head's outputs to scores, and which hidden states a vector is made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .outputs import Entity
-
-OUTSIDE = "O"
+from .errors import ParameterError
+from .tasks import FunctionToApply
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +15,35 @@ class Scores:
 
     Attributes:
         labels: in the order of the head's outputs.
-        problem_type: as in the checkpoint's config: "multi_label_classification" scores each
-            label by a sigmoid, "regression" reports the output itself; all else is a softmax.
+        problem_type: as in the checkpoint's config.
     """
 
     labels: tuple[str, ...]
     problem_type: str | None = None
 
-    def of(self, logits: Tensor) -> Tensor:
-        """Return the scores of logits [labels]."""
-        if self.problem_type == "multi_label_classification":
-            return logits.sigmoid()
+    def of(self, logits: Tensor, function: FunctionToApply = "default") -> Tensor:
+        """Return the scores of logits [labels].
+
+        Args:
+            logits: the head's outputs.
+            function: "default" chooses as transformers' TextClassificationPipeline: none for
+                regression, a sigmoid of each output for several labels at a time or a single one,
+                else a softmax over all.
+        """
+        match self._default if function == "default" else function:
+            case "sigmoid":
+                return logits.sigmoid()
+            case "softmax":
+                return logits.softmax(-1)
+            case _:
+                return logits
+
+    @property
+    def _default(self) -> FunctionToApply:
         if self.problem_type == "regression":
-            return logits
-        return logits.softmax(-1)
+            return "none"
+        independent = self.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if independent else "softmax"
 
 
 def last_real_position(tokens: Sequence[int], pad_id: int | None) -> int:
@@ -43,33 +57,24 @@ def last_real_position(tokens: Sequence[int], pad_id: int | None) -> int:
     return 0
 
 
-def entities_of(
-    labels: Sequence[str],
-    scores: Sequence[float],
-    offsets: Sequence[tuple[int, int]],
-    text: str,
-) -> tuple[Entity, ...]:
-    """Join neighbouring tokens of one label to entities; the score is their mean.
+def inner_layer(layer: int, num_layers: int) -> int | None:
+    """Find hidden states by their number in transformers' `output_hidden_states`.
 
-    Labels may be plain or carry `B-` and `I-` (`B-` begins a new entity, as in CoNLL-2003); `O`
-    is no entity, and so is a token that covers no text.
+    Args:
+        layer: 0 is the scaled embeddings, i the output of layer i - 1, num_layers and -1 what comes
+            after the last layer and the final norm; negative numbers count from the end.
+        num_layers: of the model.
+
+    Returns:
+        The layer whose input they are, or None for the final ones.
+
+    Raises:
+        ParameterError: there is no such layer.
     """
-    entities: list[Entity] = []
-    spans: list[tuple[str, int, int, list[float]]] = []
-    previous = OUTSIDE
-    for label, score, (start, end) in zip(labels, scores, offsets, strict=True):
-        name = label.removeprefix("B-").removeprefix("I-") if start < end else OUTSIDE
-        if name != OUTSIDE and name == previous and not label.startswith("B-"):
-            kind, begin, _, collected = spans[-1]
-            spans[-1] = (kind, begin, end, [*collected, score])
-        elif name != OUTSIDE:
-            spans.append((name, start, end, [score]))
-        previous = name
-    for name, start, end, collected in spans:
-        # A token may carry the space before its word; the entity is the word.
-        word = text[start:end].strip()
-        if word:
-            at = text.index(word, start)
-            mean = sum(collected) / len(collected)
-            entities.append(Entity(name, at, at + len(word), word, mean))
-    return tuple(entities)
+    if not -num_layers - 1 <= layer <= num_layers:
+        raise ParameterError(
+            f"layer is {layer}; this model's hidden states are numbered 0 (the embeddings) to "
+            f"{num_layers} (after the last layer and norm), or {-num_layers - 1} to -1"
+        )
+    index = layer % (num_layers + 1)
+    return None if index == num_layers else index

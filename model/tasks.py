@@ -6,7 +6,9 @@ from typing import Literal
 from .params import SamplingParams
 
 Normalize = Literal["sum", "mean"]
-Pooling = Literal["last", "mean"]
+Pooling = Literal["last", "mean", "cls", "none"]
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+FunctionToApply = Literal["default", "sigmoid", "softmax", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,13 @@ class ScoreLabels:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """The checkpoint's sequence classification head at the rightmost position that is not pad."""
+    """The checkpoint's sequence classification head at the rightmost position that is not pad.
+
+    Attributes:
+        function_to_apply: from the head's outputs to scores; see model.pooling.Scores.
+    """
+
+    function_to_apply: FunctionToApply = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +52,38 @@ class TagTokens:
     Attributes:
         text: the text the prompt was encoded from; entities are spans of it.
         offsets: character [start, end) of each prompt token in the text; (0, 0) where none is.
+        aggregation: how tokens become entities; see model.tagging.entities_of.
+        ignore_labels: labels that make no entity.
+        trim: whether white space at the ends of an entity is left out; never with "none".
     """
 
     text: str
     offsets: tuple[tuple[int, int], ...]
+    aggregation: Aggregation = "simple"
+    ignore_labels: tuple[str, ...] = ("O",)
+    trim: bool = True
+
+    @property
+    def trims(self) -> bool:
+        """Whether white space is left out."""
+        return self.trim and self.aggregation != "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """The final hidden states, pooled to one vector."""
+    """Hidden states, pooled to one vector or as they are.
+
+    Attributes:
+        pooling: the hidden state of the "last" token, the "mean" of all, that of the first token
+            ("cls", `<bos>`), or "none": one for each token.
+        normalize: give each vector unit length.
+        layer: as transformers numbers them: 0 is the embeddings, -1 what comes after the final
+            norm; layers beyond it are not computed if no other task needs them.
+    """
 
     pooling: Pooling = "last"
     normalize: bool = True
+    layer: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ class CheckedJob:
             fingerprint(spec, self.checkpoint, self.kept),
             self.files,
             limit=spec.limit,
-            unit_rows=spec.unit_rows,
+            unit_rows=spec.unit_rows or self.tasks.unit_rows,
             placement=self.placement,
             seed=spec.tasks.generate.seed if spec.tasks.generate else None,
             quarantine=self.quarantined,

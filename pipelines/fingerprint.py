@@ -12,6 +12,16 @@ from .checkpoint_info import CheckpointInfo
 from .job import JobSpec
 from .plan import Scalar
 
+# Settings that older plans know nothing of: their default is what was done before.
+NAMED_IF_SET = {
+    ("classify", "function_to_apply"),
+    ("classify", "top_k"),
+    ("tag_tokens", "aggregation"),
+    ("tag_tokens", "ignore_labels"),
+    ("embed", "layer"),
+    ("embed", "dtype"),
+}
+
 
 def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> dict[str, Scalar]:
     """Collect it from a job, its checkpoint, and the columns that it keeps."""
@@ -31,9 +41,14 @@ def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> d
     }
     if spec.settings_column is not None:  # named only then, as older plans know nothing of it
         values["settings_column"] = spec.settings_column
+    if spec.long_texts != "error":
+        values |= {"long_texts": spec.long_texts, "stride": spec.stride}
     for name in spec.tasks.names:
         values[f"tasks.{name}"] = True
-        for key, value in getattr(spec.tasks, name).model_dump().items():
+        settings = getattr(spec.tasks, name)
+        for key, value in settings.model_dump().items():
+            if (name, key) in NAMED_IF_SET and value == type(settings).model_fields[key].default:
+                continue
             values[f"tasks.{name}.{key}"] = _scalar(value)
     return values
 

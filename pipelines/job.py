@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from model.errors import ParameterError
+from model.long_texts import LongTexts, LongTextsMode
 from model.params import (
     AttentionName,
     CheckedDType,
@@ -15,100 +16,15 @@ from model.params import (
     EngineConfig,
     KernelsName,
     Quantization,
-    SamplingParams,
     Settings,
 )
-from model.tasks import Normalize, Pooling
 
 from .errors import JobError
 from .s3 import S3Settings
+from .task_settings import Name, Tasks, listed
 from .template import Template
 
-Name = Annotated[str, Field(min_length=1)]
 MAX_REPLICAS = 4096
-
-
-class LabelSettings(Settings):
-    """The labels whose likelihood as the answer is compared.
-
-    Attributes:
-        labels: at least two, as the model would write them.
-        normalize: "sum" compares log-likelihoods, "mean" divides them by the label's tokens.
-    """
-
-    labels: tuple[Name, ...] = Field(min_length=2, max_length=4096)
-    normalize: Normalize = "sum"
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"labels holds {twice[0]!r} more than once")
-        blank = [label for label in self.labels if label != label.strip() or not label]
-        if blank:
-            raise ValueError(f"label {blank[0]!r} must not start or end with white space")
-        return self
-
-
-class EmbedSettings(Settings):
-    """How a prompt becomes one vector."""
-
-    pooling: Pooling = "last"
-    normalize: bool = True
-
-
-class NoSettings(Settings):
-    """A task with nothing to set."""
-
-
-class Tasks(Settings):
-    """What is computed for every row: at least one task, each at most once.
-
-    A job file gives a list of one-key maps, `- generate: {max_tokens: 64}`; a task with nothing to
-    set may stand alone, `- classify`.
-    """
-
-    generate: SamplingParams | None = None
-    score_labels: LabelSettings | None = None
-    classify: NoSettings | None = None
-    tag_tokens: NoSettings | None = None
-    embed: EmbedSettings | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_list(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        tasks: dict[str, Any] = {}
-        for item in value:
-            entry = {item: {}} if isinstance(item, str) else item
-            if not isinstance(entry, dict) or len(entry) != 1:
-                raise ValueError(f"each task is one name with its settings, got {item!r}")
-            ((name, settings),) = entry.items()
-            if name in tasks:
-                raise ValueError(f"{name} is there twice")
-            tasks[name] = {} if settings is None else settings
-        return tasks
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not self.names:
-            raise ValueError(f"name at least one of {', '.join(type(self).model_fields)}")
-        if self.score_labels and self.classify:
-            raise ValueError("score_labels and classify both fill the label columns: choose one")
-        if self.generate and self.generate.n > 1:
-            raise ValueError("generate.n must be 1 in a job: a row has one generated_text")
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tasks asked for, in the order of their columns."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
 class Resources(Settings):
@@ -171,6 +87,10 @@ class JobSpec(Settings):
             is chat where the checkpoint has a chat template, but raw for tag_tokens.
         system: what becomes of system messages, which Gemma 2 has none of: "reject" makes an error
             row, "fold" puts their text before the first user message.
+        long_texts: what becomes of prompts of more tokens than the model takes: "error" makes an
+            error row, "truncate" cuts the text off, "stride" computes it in windows; for classify,
+            tag_tokens and embed.
+        stride: tokens that neighbouring windows share.
         keep: input columns to copy to the output; "*" is all of them.
         tasks: see Tasks.
         resources: see Resources.
@@ -195,6 +115,8 @@ class JobSpec(Settings):
     settings_column: Name | None = None
     chat: Literal["auto", "chat", "raw"] = "auto"
     system: Literal["reject", "fold"] = "reject"
+    long_texts: LongTextsMode = "error"
+    stride: int | None = Field(default=None, ge=0)
     keep: Literal["*"] | tuple[Name, ...] = "*"
     tasks: Tasks
     resources: Resources = Field(default_factory=Resources)
@@ -209,7 +131,7 @@ class JobSpec(Settings):
     def _listed(cls, value: Any) -> Any:
         if isinstance(value, str):
             return value if value == "*" else (value,)
-        return tuple(value) if isinstance(value, list) else value
+        return listed(value)
 
     @field_validator("prompt")
     @classmethod
@@ -230,6 +152,16 @@ class JobSpec(Settings):
             raise ValueError("tag_tokens works on plain text: give a prompt, and chat: raw or auto")
         if self.settings_column and not self.tasks.generate:
             raise ValueError("settings_column holds settings of generate, which is no task here")
+        try:
+            LongTexts(self.long_texts, self.stride)
+        except ParameterError as error:
+            raise ValueError(str(error)) from None
+        whole = [name for name in ("generate", "score_labels") if name in self.tasks.names]
+        if self.long_texts != "error" and whole:
+            raise ValueError(
+                f"long_texts: {self.long_texts} is for classify, tag_tokens and embed: {whole[0]} "
+                "goes on after the end of a prompt, which must not be cut off"
+            )
         if len(set(self.keep)) != len(self.keep):
             raise ValueError("keep names a column twice")
         self.engine_config(self.model, self.revision)

@@ -3,7 +3,7 @@
 from model.labels import LabelTokens, encode_labels
 from model.tokenizer import GemmaTokenizer
 
-from .job import LabelSettings
+from .task_settings import LabelSettings
 
 
 def label_tokens(settings: LabelSettings, tokenizer: GemmaTokenizer, *, chat: bool) -> LabelTokens:

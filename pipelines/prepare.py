@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from model.errors import GemmarayError, PromptError
+from model.long_texts import Frame, LongTexts, WindowedPrompt, fit
 from model.params import SamplingParams
 from model.tokenizer import GemmaTokenizer
 
@@ -25,6 +26,7 @@ from .tokenizer_files import TokenizerFiles
 # More characters than any token of Gemma's vocabulary stands for: longer text can't fit, and is
 # not worth tokenizing to find that out.
 MAX_TOKEN_CHARACTERS = 128
+REFUSED = LongTexts()
 
 PROMPT_SCHEMA = pa.schema(
     [
@@ -33,6 +35,10 @@ PROMPT_SCHEMA = pa.schema(
         pa.field("spaced", pa.bool_()),
         pa.field("text", pa.string()),
         pa.field("offsets", pa.list_(pa.int32())),
+        pa.field("truncated", pa.bool_()),
+        pa.field("windows", pa.int32()),
+        pa.field("frame", pa.list_(pa.int32())),
+        pa.field("bounds", pa.list_(pa.int32())),
         pa.field("settings", pa.string()),
         pa.field("error_class", pa.string()),
         pa.field("error", pa.string()),
@@ -56,6 +62,7 @@ class Preparer:
         settings: where rows have settings of their own, if they have any.
         beside: tokens that must fit behind the prompt for other tasks than generate.
         read: how input files are read.
+        long_texts: what becomes of prompts that are too long.
     """
 
     source: PromptSource
@@ -69,6 +76,7 @@ class Preparer:
     settings: RowSettings | None = None
     beside: int = 0
     read: ReadOptions = PLAIN
+    long_texts: LongTexts = REFUSED
 
     @classmethod
     def of(
@@ -87,6 +95,7 @@ class Preparer:
             settings=RowSettings.of(spec),
             beside=tasks.reserve_beside,
             read=ReadOptions.of(spec),
+            long_texts=LongTexts(spec.long_texts, spec.stride),
         )
 
     @property
@@ -131,13 +140,15 @@ class Preparer:
                 raise prompt
             if isinstance(settings, GemmarayError):
                 raise settings
-            self._check_characters(prompt)
-            cells = self._encoded(prompt, tokenizer)
+            if self.long_texts.mode == "error":
+                self._check_characters(prompt)
+            cells = self._fitted(self._encoded(prompt, tokenizer), tokenizer)
             if settings is not None:
                 cells["settings"] = settings.model_dump_json(exclude_defaults=True)
                 reserve = max(settings.max_tokens, self.beside)
             cells["prompt_tokens"] = len(cells["prompt_ids"])
-            self._check_tokens(cells["prompt_tokens"], reserve)
+            if self.long_texts.mode == "error":
+                self._check_tokens(cells["prompt_tokens"], reserve)
         except GemmarayError as error:
             return {"prompt_tokens": cells.get("prompt_tokens"), **error_cells(error)}
         return cells
@@ -155,6 +166,25 @@ class Preparer:
             flat = [place for pair in offsets for place in pair]
             return {"prompt_ids": ids, "spaced": spaced, "text": prompt, "offsets": flat}
         return {"prompt_ids": tokenizer.encode_text(prompt), "spaced": spaced}
+
+    def _fitted(self, cells: dict[str, Any], tokenizer: GemmaTokenizer) -> dict[str, Any]:
+        """Cut a prompt that is too long, or say where its windows are."""
+        if self.long_texts.mode == "error":
+            return cells
+        ids = cells["prompt_ids"]
+        frame = Frame.of_chat(ids, tokenizer) if self._is_chat else Frame()
+        fitted = fit(ids, self.max_len, self.long_texts, frame)
+        cells |= {"truncated": fitted.truncated, "windows": fitted.windows}
+        if isinstance(fitted.prompt, WindowedPrompt):
+            bounds = [place for pair in fitted.prompt.bounds for place in pair]
+            return cells | {"frame": [frame.head, frame.tail], "bounds": bounds}
+        if "offsets" in cells:
+            cells["offsets"] = cells["offsets"][: 2 * fitted.kept]
+        return cells | {"prompt_ids": fitted.prompt}
+
+    @property
+    def _is_chat(self) -> bool:
+        return self.chat or self.source.messages_column is not None
 
     def _check_characters(self, prompt: Prompt) -> None:
         size, most = _characters(prompt), self.max_len * MAX_TOKEN_CHARACTERS

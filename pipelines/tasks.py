@@ -2,84 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from model.constrain import check_constraint
 from model.errors import ParameterError
 from model.labels import LabelTokens
-from model.outputs import (
-    ClassificationOutput,
-    EmbeddingOutput,
-    GenerationOutput,
-    TaggingOutput,
-    TaskOutput,
-)
+from model.long_texts import LongTexts, LongTextsMode
+from model.outputs import GenerationOutput, TaskOutput
 from model.params import SamplingParams
-from model.tasks import Classify, Embed, Generate, TagTokens, Task
+from model.pooling import inner_layer
+from model.tasks import Generate, Task
 
 from .checkpoint_info import CheckpointInfo
-from .job import EmbedSettings, JobSpec, Tasks
+from .head_columns import ClassifyColumns, EmbedColumns, LabelCells, TagColumns
+from .job import JobSpec
 from .labels import label_tokens
+from .plan import MIN_UNIT_ROWS
+from .result_columns import ResultColumns, Row
+from .task_settings import Tasks
 
-LABEL_SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
-ENTITIES = pa.list_(
-    pa.struct(
-        [
-            ("label", pa.string()),
-            ("start", pa.int32()),
-            ("end", pa.int32()),
-            ("text", pa.string()),
-            ("score", pa.float64()),
-        ]
-    )
-)
 _TOP = pa.list_(pa.struct([("token_id", pa.int32()), ("logprob", pa.float64())]))
+LENGTH_FIELDS: dict[LongTextsMode, list[pa.Field]] = {
+    "error": [],
+    "truncate": [pa.field("truncated", pa.bool_())],
+    "stride": [pa.field("windows", pa.int32())],
+}
 LOGPROBS = pa.list_(pa.struct([("token_id", pa.int32()), ("logprob", pa.float64()), ("top", _TOP)]))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One prompt, ready for the engine.
-
-    Attributes:
-        prompt_ids: its tokens.
-        spaced: whether a label that follows it starts with a space.
-        seed: of its sampling.
-        text: what it was encoded from, where a task needs that.
-        offsets: characters [start, end) of each token in the text.
-        settings: of its sampling, where they are not the job's.
-    """
-
-    prompt_ids: list[int]
-    spaced: bool
-    seed: int
-    text: str = ""
-    offsets: tuple[tuple[int, int], ...] = ()
-    settings: SamplingParams | None = None
-
-
-class ResultColumns(Protocol):
-    """The columns of one task."""
-
-    @property
-    def fields(self) -> Sequence[pa.Field]:
-        """Names and types."""
-        ...
-
-    @property
-    def reserve(self) -> int:
-        """Tokens that must fit behind the prompt."""
-        ...
-
-    def task(self, row: Row) -> Task:
-        """Give what the engine is asked."""
-        ...
-
-    def cells(self, result: Any) -> dict[str, Any]:
-        """Give the values of the columns."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,28 +80,8 @@ class GenerateColumns:
         return cells
 
 
-class _LabelCells:
-    """The columns of both ways to choose a label."""
-
-    __slots__ = ()
-
-    @property
-    def fields(self) -> Sequence[pa.Field]:
-        """Names and types."""
-        return [
-            pa.field("label", pa.string()),
-            pa.field("label_score", pa.float64()),
-            pa.field("label_scores", LABEL_SCORES),
-        ]
-
-    def cells(self, result: ClassificationOutput) -> dict[str, Any]:
-        """Give the values of the columns."""
-        scores = [{"label": item.label, "score": item.score} for item in result.scores]
-        return {"label": result.label, "label_score": result.score, "label_scores": scores}
-
-
 @dataclass(frozen=True, slots=True)
-class ScoreLabelsColumns(_LabelCells):
+class ScoreLabelsColumns(LabelCells):
     """label, label_score and label_scores, from the likelihood of each label as the answer."""
 
     labels: LabelTokens
@@ -167,76 +97,21 @@ class ScoreLabelsColumns(_LabelCells):
 
 
 @dataclass(frozen=True, slots=True)
-class ClassifyColumns(_LabelCells):
-    """label, label_score and label_scores, from the classification head."""
-
-    @property
-    def reserve(self) -> int:
-        """Nothing follows the prompt."""
-        return 0
-
-    def task(self, row: Row) -> Task:  # noqa: ARG002 - the prompt is all there is
-        """Classify."""
-        return Classify()
-
-
-@dataclass(frozen=True, slots=True)
-class TagColumns:
-    """entities: labelled spans of the prompt's text."""
-
-    @property
-    def fields(self) -> Sequence[pa.Field]:
-        """Names and types."""
-        return [pa.field("entities", ENTITIES)]
-
-    @property
-    def reserve(self) -> int:
-        """Nothing follows the prompt."""
-        return 0
-
-    def task(self, row: Row) -> Task:
-        """TagTokens, with the text that the spans are cut from."""
-        return TagTokens(row.text, row.offsets)
-
-    def cells(self, result: TaggingOutput) -> dict[str, Any]:
-        """Give the values of the columns."""
-        names = ("label", "start", "end", "text", "score")
-        return {"entities": [{n: getattr(e, n) for n in names} for e in result.entities]}
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedColumns:
-    """embedding: one float32 vector."""
-
-    settings: EmbedSettings
-
-    @property
-    def fields(self) -> Sequence[pa.Field]:
-        """Names and types."""
-        return [pa.field("embedding", pa.list_(pa.float32()))]
-
-    @property
-    def reserve(self) -> int:
-        """Nothing follows the prompt."""
-        return 0
-
-    def task(self, row: Row) -> Task:  # noqa: ARG002 - the prompt is all there is
-        """Embed."""
-        return Embed(self.settings.pooling, self.settings.normalize)
-
-    def cells(self, result: EmbeddingOutput) -> dict[str, Any]:
-        """Give the values of the columns."""
-        return {"embedding": result.embedding}
-
-
-@dataclass(frozen=True, slots=True)
 class JobTasks:
-    """All tasks of a job, which share each row's prefill."""
+    """All tasks of a job, which share each row's prefill.
+
+    Attributes:
+        columns: of each task.
+        long_texts: what becomes of prompts that are too long.
+    """
 
     columns: tuple[ResultColumns, ...]
+    long_texts: LongTextsMode = "error"
 
     @classmethod
-    def of(cls, tasks: Tasks, labels: LabelTokens | None) -> "JobTasks":
+    def of(
+        cls, tasks: Tasks, labels: LabelTokens | None, long_texts: LongTextsMode = "error"
+    ) -> "JobTasks":
         """Make the tasks; `labels` belongs to score_labels."""
         columns: list[ResultColumns] = []
         if tasks.generate:
@@ -245,17 +120,22 @@ class JobTasks:
             assert labels is not None
             columns.append(ScoreLabelsColumns(labels))
         if tasks.classify:
-            columns.append(ClassifyColumns())
+            columns.append(ClassifyColumns(tasks.classify))
         if tasks.tag_tokens:
-            columns.append(TagColumns())
+            columns.append(TagColumns(tasks.tag_tokens))
         if tasks.embed:
             columns.append(EmbedColumns(tasks.embed))
-        return cls(tuple(columns))
+        return cls(tuple(columns), long_texts)
 
     @property
     def fields(self) -> list[pa.Field]:
-        """The result columns of all tasks."""
-        return [field for columns in self.columns for field in columns.fields]
+        """The result columns: what became of a long text, and those of all tasks."""
+        return [*self.length_fields, *(field for some in self.columns for field in some.fields)]
+
+    @property
+    def length_fields(self) -> list[pa.Field]:
+        """Columns that say if a prompt was too long, where that is no error."""
+        return LENGTH_FIELDS[self.long_texts]
 
     @property
     def reserve(self) -> int:
@@ -267,6 +147,15 @@ class JobTasks:
         """The same for all tasks but generate."""
         others = (columns for columns in self.columns if not isinstance(columns, GenerateColumns))
         return max((columns.reserve for columns in others), default=0)
+
+    @property
+    def unit_rows(self) -> int | None:
+        """Rows that are best committed together; None where any number is.
+
+        A hidden state for each token makes rows of megabytes.
+        """
+        large = any(isinstance(one, EmbedColumns) and one.many for one in self.columns)
+        return MIN_UNIT_ROWS if large else None
 
     @property
     def needs_text(self) -> bool:
@@ -289,8 +178,8 @@ def tasks_of(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
     """Give the tasks of a job, its labels encoded.
 
     Raises:
-        ParameterError: labels can't be told apart, no prompt could be as short as it must be, or
-            what the answers have to be can't be compiled.
+        ParameterError: labels can't be told apart, there is no such layer, the stride or the answer
+            leaves no room for a prompt, or what the answers have to be can't be compiled.
     """
     constraint = spec.tasks.generate.constraint if spec.tasks.generate else None
     if constraint is not None:
@@ -298,7 +187,10 @@ def tasks_of(spec: JobSpec, checkpoint: CheckpointInfo) -> JobTasks:
     labels = None
     if spec.tasks.score_labels:
         labels = label_tokens(spec.tasks.score_labels, checkpoint.tokenizer, chat=checkpoint.chat)
-    tasks = JobTasks.of(spec.tasks, labels)
+    if spec.tasks.embed:
+        inner_layer(spec.tasks.embed.layer, checkpoint.config.num_hidden_layers)
+    LongTexts(spec.long_texts, spec.stride).check(checkpoint.max_model_len)
+    tasks = JobTasks.of(spec.tasks, labels, spec.long_texts)
     if tasks.reserve >= checkpoint.max_model_len:
         raise ParameterError(
             f"the answer may take {tasks.reserve} tokens, which leaves no room for a prompt in "

@@ -1,7 +1,7 @@
 """A job's side of the replica: packets to engine requests, and outputs to answers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from actors.replica import Request
 from actors.trace import Trace
 from model.errors import GemmarayError
+from model.long_texts import Frame, WindowedPrompt
 from model.outputs import RequestOutput
 
 from .attempts import note
@@ -17,10 +18,11 @@ from .errors import error_cells
 from .packet import PROMPTS, file_name_of, rows_of, unit_of, unpacked, with_answers
 from .plan import row_seed
 from .reply import make_reply
+from .result_columns import Row
 from .row_settings import sampling_params
 from .schema import ERROR_FIELDS, TOKEN_FIELD
 from .sink import Sink, commit_packet
-from .tasks import JobTasks, Row
+from .tasks import JobTasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,9 @@ class JobWork:
                 requests.append(None)
                 continue
             seed = row_seed(self.seed, file_name, place)
-            places = row["offsets"] or []
-            offsets = tuple(zip(places[::2], places[1::2], strict=True))
-            text, own = row["text"] or "", row["settings"]
+            offsets, text, own = _pairs(row["offsets"]), row["text"] or "", row["settings"]
             settings = sampling_params(json.loads(own)) if own else None
-            ready = Row(row["prompt_ids"], row["spaced"], seed, text, offsets, settings)
+            ready = Row(_prompt(row), row["spaced"], seed, text, offsets, settings)
             requests.append(Request(ready.prompt_ids, self.tasks.tasks(ready)))
         return requests
 
@@ -81,7 +81,9 @@ class JobWork:
     ) -> pa.Table:
         """Put the outcomes of the rows that were asked into the packet."""
         fields = [TOKEN_FIELD, *self.tasks.fields, *ERROR_FIELDS]
-        prompts = unpacked(packet, PROMPTS).select(["prompt_tokens", "error_class", "error"])
+        lengths = [field.name for field in self.tasks.length_fields]
+        names = ["prompt_tokens", *lengths, "error_class", "error"]
+        prompts = unpacked(packet, PROMPTS).select(names)
         rows = [
             self._cells(outcomes.get(index), failed)
             for index, failed in enumerate(prompts.to_pylist())
@@ -93,5 +95,21 @@ class JobWork:
     ) -> dict[str, Any]:
         """Give a row's result columns; without an outcome it had failed before."""
         if isinstance(outcome, RequestOutput):
-            return {**row, **self.tasks.cells(outcome.results)}
+            try:
+                return {**row, **self.tasks.cells(outcome.results)}
+            except GemmarayError as error:
+                return {**row, **error_cells(error)}
         return row if outcome is None else {**row, **error_cells(outcome)}
+
+
+def _prompt(row: Mapping[str, Any]) -> list[int] | WindowedPrompt:
+    """Give the tokens of a row, or its windows; see prepare.PROMPT_SCHEMA."""
+    ids: list[int] = row["prompt_ids"]
+    if not row["bounds"]:
+        return ids
+    return WindowedPrompt(ids, Frame(*row["frame"]), _pairs(row["bounds"]))
+
+
+def _pairs(flat: Sequence[int] | None) -> tuple[tuple[int, int], ...]:
+    values = flat or ()
+    return tuple(zip(values[::2], values[1::2], strict=True))

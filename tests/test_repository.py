@@ -32,10 +32,10 @@ PUBLIC = {
     model: """
         ChatError CheckpointError ClassificationOutput Classify Completion ConfigError
         ConstraintError Embed EmbeddingOutput Engine EngineConfig EngineDeadError EngineStats Entity
-        GemmarayError
-        Generate GenerationOutput LabelScore LogprobsOutput MemoryReport ParameterError PromptError
-        PromptLogprobs RequestOutput RequestUpdate SamplingParams ScoreLabels TagTokens
-        TaggingOutput Task TaskError TokenDelta TokenLogprob TokenizerError
+        GemmarayError Generate GenerationOutput HiddenStatesOutput LabelScore LogprobsOutput
+        LongTexts MemoryReport ParameterError PromptError PromptLogprobs RequestOutput RequestUpdate
+        SamplingParams ScoreLabels TagTokens TaggingOutput Task TaskError TokenDelta TokenLogprob
+        TokenizerError
         """,
     pipelines: """
         ErrorCount InputError JobError JobInterrupted JobReport JobSpec PlanMismatch Progress

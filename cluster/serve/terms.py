@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.calls import Ask, Call, Prompt
+from actors.calls import REFUSED, Ask, Call, Prompt
+from model.long_texts import LongTexts
 
 from .errors import bad_request
 from .settings import Limits
@@ -28,6 +29,7 @@ class Terms:
         *,
         choices: int = 1,
         with_text: bool = False,
+        long_texts: LongTexts = REFUSED,
     ) -> Call:
         """Make a call to a model.
 
@@ -36,6 +38,7 @@ class Terms:
             asks: of each of them.
             choices: answers to each.
             with_text: whether the texts of the prompts are wanted.
+            long_texts: what becomes of prompts that are too long.
 
         Raises:
             ApiError: it asks for too much.
@@ -49,4 +52,4 @@ class Terms:
                 "are the limit",
                 param="n",
             )
-        return Call(tuple(prompts), tuple(asks), self.salt, with_text)
+        return Call(tuple(prompts), tuple(asks), self.salt, with_text, long_texts)

@@ -65,6 +65,10 @@ class CompletionReader:
         """Whether it has ended."""
         return self.finish_reason is not None
 
+    @property
+    def layers(self) -> None:
+        """It needs all of them."""
+
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         """Ask for a draw after the last token that is known."""
         if chunk.last:

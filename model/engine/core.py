@@ -12,10 +12,10 @@ from model.constrain import Constraints
 from model.errors import GemmarayError, ParameterError, PromptError
 from model.hybrid_cache import HybridCache
 from model.locate import locate
-from model.outputs import MemoryReport, RequestUpdate
+from model.outputs import RequestUpdate
 from model.params import EngineConfig
 from model.prefix_cache import page_digests
-from model.stats import EngineStats
+from model.stats import EngineStats, MemoryReport
 from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 

@@ -1,27 +1,41 @@
 """The engine as people use it: a list of prompts in, a list of results out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from model.errors import ParameterError, PromptError
+from model.long_texts import Frame, LongTexts, WindowedPrompt, fit
 from model.outputs import (
     ClassificationOutput,
     EmbeddingOutput,
     GenerationOutput,
+    HiddenStatesOutput,
     LogprobsOutput,
     TaggingOutput,
     TaskOutput,
 )
 from model.params import SamplingParams
-from model.tasks import Classify, Embed, Generate, Normalize, Pooling, PromptLogprobs, Task
+from model.tasks import (
+    Aggregation,
+    Classify,
+    Embed,
+    FunctionToApply,
+    Generate,
+    Normalize,
+    Pooling,
+    PromptLogprobs,
+    TagTokens,
+    Task,
+)
 
-from .core import EngineCore
 from .request import Prompt
+from .windowed import WindowedEngine
 
 Output = TypeVar("Output", bound=TaskOutput)
+REFUSED = LongTexts()
 
 
-class Engine(EngineCore):
+class Engine(WindowedEngine):
     """Gemma 2 behind continuous batching.
 
     Not thread-safe: one thread drives it. `generate` and its siblings run a list of prompts to the
@@ -64,9 +78,23 @@ class Engine(EngineCore):
             raise ParameterError(f"{len(prompts)} prompts but {len(params)} SamplingParams")
         return self._run(prompts, [Generate(p) for p in params], GenerationOutput)
 
-    def classify(self, prompts: Sequence[Prompt]) -> list[ClassificationOutput]:
-        """Score each prompt with the checkpoint's sequence classification head."""
-        return self._run(prompts, [Classify()] * len(prompts), ClassificationOutput)
+    def classify(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        function_to_apply: FunctionToApply = "default",
+        long_texts: LongTexts = REFUSED,
+    ) -> list[ClassificationOutput]:
+        """Score each prompt with the checkpoint's sequence classification head.
+
+        Args:
+            prompts: as for `generate`.
+            function_to_apply: from the head's outputs to scores.
+            long_texts: what becomes of prompts that are too long.
+        """
+        task = Classify(function_to_apply)
+        fitted = self._fitted(prompts, long_texts)
+        return self._run(fitted, [task] * len(prompts), ClassificationOutput)
 
     def score_labels(
         self, prompts: Sequence[Prompt], labels: Sequence[str], normalize: Normalize = "sum"
@@ -75,21 +103,91 @@ class Engine(EngineCore):
         task = self._factory.label_task(labels, normalize)
         return self._run(prompts, [task] * len(prompts), ClassificationOutput)
 
-    def tag_tokens(self, texts: Sequence[str]) -> list[TaggingOutput]:
-        """Find labelled spans in each text with the token classification head."""
-        encoded = [self._factory.tag_task(text) for text in texts]
-        prompts = [ids for ids, _ in encoded]
-        return self._run(prompts, [task for _, task in encoded], TaggingOutput)
+    def tag_tokens(
+        self,
+        texts: Sequence[str],
+        *,
+        aggregation: Aggregation = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        long_texts: LongTexts = REFUSED,
+    ) -> list[TaggingOutput]:
+        """Find labelled spans in each text with the token classification head.
+
+        Args:
+            texts: taken as they are, behind `<bos>`.
+            aggregation: how tokens become spans; see model.tagging.entities_of.
+            ignore_labels: labels that make no span.
+            long_texts: what becomes of texts that are too long.
+        """
+        long_texts.check(self.max_model_len)
+        prompts: list[Prompt] = []
+        tasks: list[Task] = []
+        for text in texts:
+            ids, offsets = self._factory.tokenizer.encode_with_offsets(text)
+            fitted = fit(ids, self.max_model_len, long_texts, Frame())
+            prompts.append(fitted.prompt)
+            places = tuple(offsets[: fitted.kept])
+            tasks.append(TagTokens(text, places, aggregation, tuple(ignore_labels)))
+        return self._run(prompts, tasks, TaggingOutput)
 
     def embed(
-        self, prompts: Sequence[Prompt], *, pooling: Pooling = "last", normalize: bool = True
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling = "last",
+        normalize: bool = True,
+        layer: int = -1,
+        long_texts: LongTexts = REFUSED,
     ) -> list[EmbeddingOutput]:
-        """Pool the final hidden states of each prompt to a vector."""
-        return self._run(prompts, [Embed(pooling, normalize)] * len(prompts), EmbeddingOutput)
+        """Pool hidden states of each prompt to a vector.
+
+        Args:
+            prompts: as for `generate`.
+            pooling: which tokens'; for those of every token there is `hidden_states`.
+            normalize: give unit length.
+            layer: as transformers numbers hidden states: 0 the embeddings, -1 the last.
+            long_texts: what becomes of prompts that are too long.
+        """
+        if pooling == "none":
+            raise ParameterError("embed gives one vector: for one per token take hidden_states")
+        task = Embed(pooling, normalize, layer)
+        fitted = self._fitted(prompts, long_texts)
+        return self._run(fitted, [task] * len(prompts), EmbeddingOutput)
+
+    def hidden_states(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        normalize: bool = False,
+        layer: int = -1,
+        long_texts: LongTexts = REFUSED,
+    ) -> list[HiddenStatesOutput]:
+        """Give the hidden state of each token of each prompt; arguments as for `embed`."""
+        task = Embed("none", normalize, layer)
+        fitted = self._fitted(prompts, long_texts)
+        return self._run(fitted, [task] * len(prompts), HiddenStatesOutput)
 
     def logprobs(self, prompts: Sequence[Prompt]) -> list[LogprobsOutput]:
         """Give the log-probability of every token of each prompt."""
         return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput)
+
+    def _fitted(self, prompts: Sequence[Prompt], long_texts: LongTexts) -> Sequence[Prompt]:
+        """Cut prompts that are too long, if that is wanted."""
+        if long_texts.mode == "error":
+            return prompts
+        long_texts.check(self.max_model_len)
+        return [self._cut(prompt, long_texts) for prompt in prompts]
+
+    def _cut(self, prompt: Prompt, long_texts: LongTexts) -> Prompt:
+        if isinstance(prompt, WindowedPrompt):
+            return prompt
+        ids = self._factory.encode(prompt)
+        is_chat = not isinstance(prompt, str) and isinstance(prompt[0], Mapping)
+        if self.tokenizer is None or not is_chat:
+            frame = Frame.of_tokens(ids, self.model_config.bos_token_id)
+        else:
+            frame = Frame.of_chat(ids, self.tokenizer)
+        return fit(ids, self.max_model_len, long_texts, frame).prompt
 
     def _run(
         self, prompts: Sequence[Prompt], tasks: Sequence[Task], kind: type[Output]

@@ -20,6 +20,7 @@ from model.parallel import TensorParallel, check_size
 from .child import Child
 from .queries import LogitAnswers, LogitQueries
 from .runner import RankSetup, Runner
+from .states import States
 from .watchdog import OnStuck, Watchdog
 from .words import JOINED, LOADED
 
@@ -34,7 +35,7 @@ class Executor(Protocol):
 
     def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
-    ) -> tuple[Tensor, LogitAnswers | None]:
+    ) -> tuple[States, LogitAnswers | None]:
         """Compute a step: its hidden states, as `Runner.run`, and the answers to the queries.
 
         On a GPU it may be under way only: the answers are waited for.
@@ -57,11 +58,11 @@ class InProcess:
 
     def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
-    ) -> tuple[Tensor, LogitAnswers | None]:
+    ) -> tuple[States, LogitAnswers | None]:
         """Compute a step; what it carries was drawn in the launch before."""
-        hidden, answers = compute(self.runner, batch, queries, self._drawn)
+        states, answers = compute(self.runner, batch, queries, self._drawn)
         self._drawn = answers.drawn if answers is not None else None
-        return hidden, answers
+        return states, answers
 
     def close(self) -> None:
         """Nothing to end."""
@@ -116,7 +117,7 @@ class RankGroup:
 
     def launch(
         self, batch: PackedBatch, queries: LogitQueries | None
-    ) -> tuple[Tensor, LogitAnswers | None]:
+    ) -> tuple[States, LogitAnswers | None]:
         """Compute a step on every rank, and wait for it.
 
         Raises:
@@ -127,10 +128,10 @@ class RankGroup:
         try:
             with self._watchdog.working(len(batch.token_ids)):
                 self._send("run", (batch, queries.portable() if queries else None))
-                hidden, answers = compute(self.runner, batch, queries)
+                states, answers = compute(self.runner, batch, queries)
                 if answers is not None:
                     answers.wait()
-                return hidden, answers
+                return states, answers
         except BaseException as error:
             # Whatever it was, an interrupt too: the ranks are out of step now.
             self._dead = EngineDeadError(f"a step failed: {str(error) or type(error).__name__}")
@@ -157,7 +158,7 @@ def compute(
     batch: PackedBatch,
     queries: LogitQueries | None,
     drawn: Tensor | None = None,
-) -> tuple[Tensor, LogitAnswers | None]:
+) -> tuple[States, LogitAnswers | None]:
     """Compute one rank's share of a step, and answer what is asked of its logits.
 
     Args:
@@ -166,8 +167,8 @@ def compute(
         queries: at the batch's logit rows.
         drawn: the tokens that the batch carries over, as for `Runner.run`.
     """
-    hidden, logits = runner.run(batch, drawn)
+    states, logits = runner.run(batch, drawn)
     if queries is None:
-        return hidden, None
+        return states, None
     assert logits is not None, "queries stand at the batch's logit rows"
-    return hidden, queries.answer(logits, runner.vocabulary)
+    return states, queries.answer(logits, runner.vocabulary)

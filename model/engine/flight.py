@@ -12,7 +12,7 @@ from model.constrain import Constraints
 from model.hybrid_cache import HybridCache
 
 from .executor import Executor
-from .sequence import Chunk
+from .sequence import Chunk, deepest
 from .step import StepPlan, pack
 
 
@@ -44,10 +44,11 @@ class Flight:
         guides = plan.guides()
         masks = constraints.start(guides) if guides else None
         tails = plan.keep_tails([chunk.count for chunk in chunks])
-        batch = pack(chunks, cache, plan.logit_rows, tails)
+        depth = deepest(chunk.sequence.reader.layers for chunk in chunks)
+        batch = pack(chunks, cache, plan.logit_rows, tails, plan.layers, depth)
         self._queries = plan.queries(masks)
-        hidden, self._answers = executor.launch(batch, self._queries)
-        plan.send(hidden, executor.runner.head)
+        states, self._answers = executor.launch(batch, self._queries)
+        plan.send(states, executor.runner.head)
 
     @property
     def may_wait(self) -> bool:

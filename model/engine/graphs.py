@@ -71,7 +71,8 @@ class DecodeGraphs:
     def takes(self, batch: PackedBatch) -> bool:
         """Whether this step can be replayed: each sequence has one new token."""
         decodes = len(batch.token_ids) == len(batch.query_lens)
-        return decodes and batch.tail_lens is None and not self._failed
+        is_plain = batch.tail_lens is None and not batch.inner and batch.depth is None
+        return decodes and is_plain and not self._failed
 
     def run(self, batch: PackedBatch, token_ids: Tensor) -> Tensor:
         """Compute the final hidden states [T, D] of a step that it takes.

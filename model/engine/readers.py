@@ -5,25 +5,20 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from model.outputs import (
     ClassificationOutput,
-    EmbeddingOutput,
     GenerationOutput,
-    LabelScore,
     LogprobsOutput,
-    TaggingOutput,
     TaskOutput,
 )
 from model.params import SamplingParams
-from model.pooling import Scores, entities_of, last_real_position
 from model.sampling import SamplingRow
-from model.tasks import ScoreLabels, TagTokens
+from model.tasks import ScoreLabels
 
 from .completion import CompletionReader
-from .sequence import Chunk, Continuation
+from .sequence import Chunk, Continuation, deepest
 from .step import StepPlan
 
 
@@ -38,6 +33,11 @@ class TaskReader(Protocol):
 
         Those before it need not be computed if their keys are known.
         """
+
+    @property
+    def layers(self) -> int | None:
+        """How many layers it needs computed; None is all."""
+        return None
 
     def branches(self) -> list[Continuation]:
         """Name the continuations of the prompt, once it is computed."""
@@ -54,6 +54,7 @@ class PromptReader:
 
     def __init__(self, tasks: Sequence[TaskReader]) -> None:
         self.tasks = tasks
+        self.layers = deepest(task.layers for task in tasks)
 
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         """Let every task ask."""
@@ -76,7 +77,7 @@ class PromptReader:
         return answers[0].carry() if branches == len(answers) == 1 else None
 
 
-class _PromptOnly(TaskReader):
+class PromptOnly(TaskReader):
     """A task that needs nothing after the prompt."""
 
     @override
@@ -125,6 +126,10 @@ class _LabelReader:
         self._label = label
         self._logprobs = logprobs
         self._seen = 0
+
+    @property
+    def layers(self) -> None:
+        """It needs all of them."""
 
     def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
         """Ask how likely each next token of the label is."""
@@ -177,107 +182,14 @@ class ScoreLabelsReader(TaskReader):
         ]
         totals = [math.fsum(values) / n for values, n in zip(self._logprobs, lengths, strict=True)]
         probabilities = torch.tensor(totals, dtype=torch.float64).softmax(0).tolist()
-        return _classification(self.prompt_tokens, self.task.labels, probabilities, totals)
+        return ClassificationOutput.of(self.prompt_tokens, self.task.labels, probabilities, totals)
 
     def _take_first(self, values: list[float]) -> None:
         for logprobs, value in zip(self._logprobs, values, strict=True):
             logprobs.append(value)
 
 
-class ClassifyReader(_PromptOnly):
-    """Reads the sequence classification head at the rightmost token that is not pad."""
-
-    def __init__(self, prompt: Sequence[int], pad_id: int | None, scores: Scores) -> None:
-        self.prompt_tokens = len(prompt)
-        self._position = last_real_position(prompt, pad_id)
-        self._scores = scores
-        self._logits: list[float] = []
-
-    @override
-    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
-        if chunk.start <= self._position < chunk.start + chunk.count:
-            plan.head(row + self._position - chunk.start, 1, self._take)
-
-    @override
-    def first_row(self) -> int:
-        return self._position
-
-    @override
-    def result(self) -> ClassificationOutput:
-        logits = torch.tensor(self._logits)
-        probabilities = self._scores.of(logits).tolist()
-        return _classification(self.prompt_tokens, self._scores.labels, probabilities, self._logits)
-
-    def _take(self, logits: Tensor) -> None:
-        self._logits = logits[0].float().tolist()
-
-
-class TagReader(_PromptOnly):
-    """Reads the token classification head at every position."""
-
-    def __init__(self, prompt_tokens: int, task: TagTokens, scores: Scores) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.task = task
-        self._scores = scores
-        self._logits: list[Tensor] = []
-
-    @override
-    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
-        plan.head(row, chunk.count, self._take)
-
-    @override
-    def first_row(self) -> int:
-        return 0
-
-    @override
-    def result(self) -> TaggingOutput:
-        best, indices = torch.cat(self._logits).softmax(-1).max(-1)
-        labels = tuple(self._scores.labels[index] for index in indices.tolist())
-        scores = tuple(best.tolist())
-        return TaggingOutput(
-            prompt_tokens=self.prompt_tokens,
-            entities=entities_of(labels, scores, self.task.offsets, self.task.text),
-            token_labels=labels,
-            token_scores=scores,
-        )
-
-    def _take(self, logits: Tensor) -> None:
-        self._logits.append(logits.float())
-
-
-class EmbedReader(_PromptOnly):
-    """Pools the final hidden states to one vector: the last one, or their mean."""
-
-    def __init__(self, prompt_tokens: int, *, mean: bool, normalize: bool) -> None:
-        self.prompt_tokens = prompt_tokens
-        self._mean = mean
-        self._normalize = normalize
-        self._sum: Tensor | None = None
-
-    @override
-    def want(self, plan: StepPlan, chunk: Chunk, row: int) -> None:
-        if self._mean:
-            plan.hidden_sum(row, chunk.count, self._take)
-        elif chunk.last:
-            plan.hidden_sum(row + chunk.count - 1, 1, self._take)
-
-    @override
-    def first_row(self) -> int:
-        return 0 if self._mean else self.prompt_tokens - 1
-
-    @override
-    def result(self) -> EmbeddingOutput:
-        assert self._sum is not None
-        vector = self._sum / self.prompt_tokens if self._mean else self._sum
-        if self._normalize:
-            vector = torch.nn.functional.normalize(vector, dim=0)
-        return EmbeddingOutput(self.prompt_tokens, tuple(vector.tolist()))
-
-    def _take(self, total: Tensor) -> None:
-        self._sum = total if self._sum is None else self._sum + total
-
-
-class LogprobsReader(_PromptOnly):
+class LogprobsReader(PromptOnly):
     """Reports the log-probability of each prompt token given those before it.
 
     Args:
@@ -310,16 +222,3 @@ class LogprobsReader(_PromptOnly):
     def result(self) -> LogprobsOutput:
         tops = ((), *self._tops) if self._ranking is not None else None
         return LogprobsOutput(len(self.prompt), tuple(self.prompt), (None, *self._logprobs), tops)
-
-
-def _classification(
-    prompt_tokens: int, labels: Sequence[str], scores: Sequence[float], logits: Sequence[float]
-) -> ClassificationOutput:
-    best = max(range(len(labels)), key=scores.__getitem__)
-    return ClassificationOutput(
-        prompt_tokens=prompt_tokens,
-        label=labels[best],
-        score=scores[best],
-        scores=tuple(LabelScore(*pair) for pair in zip(labels, scores, strict=True)),
-        logits=tuple(logits),
-    )

@@ -9,8 +9,9 @@ from typing import Any
 from model.config import Architecture, ModelConfig
 from model.constrain import Constraints, Guide
 from model.errors import ParameterError, PromptError, TaskError
+from model.long_texts import WindowedPrompt
 from model.outputs import RequestOutput, TokenDelta
-from model.pooling import Scores
+from model.pooling import Scores, inner_layer
 from model.sampling import check_token_ids, child_seed
 from model.tasks import (
     Classify,
@@ -25,18 +26,12 @@ from model.tasks import (
 from model.tokenizer import GemmaTokenizer
 
 from .completion import CompletionReader
-from .readers import (
-    ClassifyReader,
-    EmbedReader,
-    GenerateReader,
-    LogprobsReader,
-    ScoreLabelsReader,
-    TagReader,
-    TaskReader,
-)
+from .head_readers import ClassifyReader, EmbedReader, HiddenStatesReader, TagReader
+from .readers import GenerateReader, LogprobsReader, ScoreLabelsReader, TaskReader
+from .sequence import deepest
 
 Messages = Sequence[Mapping[str, Any]]
-Prompt = str | Sequence[int] | Messages
+Prompt = str | Sequence[int] | Messages | WindowedPrompt
 
 _NEEDS: dict[type[Task], Architecture] = {
     Generate: "causal_lm",
@@ -151,6 +146,7 @@ class RequestFactory:
             PromptError: it is empty or malformed, or an id is outside the vocabulary.
             TaskError: it is text, and there is no tokenizer.
         """
+        assert not isinstance(prompt, WindowedPrompt), "see WindowedEngine"
         if isinstance(prompt, str):
             return self.tokenizer.encode_text(prompt)
         if not prompt:
@@ -193,11 +189,6 @@ class RequestFactory:
         ids = tuple(tuple(self.tokenizer.encode_continuation(label)) for label in labels)
         return ScoreLabels(tuple(labels), ids, normalize)
 
-    def tag_task(self, text: str) -> tuple[list[int], TagTokens]:
-        """Return the tokens of a text, and the task that finds spans in it."""
-        ids, offsets = self.tokenizer.encode_with_offsets(text)
-        return ids, TagTokens(text, tuple(offsets))
-
     def make(
         self,
         request_id: str,
@@ -221,7 +212,7 @@ class RequestFactory:
                 "prompt and answer: shorten it"
             )
         readers = [self._reader(prompt, task, room) for task in tasks]
-        return Request(request_id, prompt, readers, stream, salt)
+        return Request(request_id, prompt, readers, stream, _salted(salt, readers))
 
     def _reader(self, prompt: list[int], task: Task, room: int) -> TaskReader:
         match task:
@@ -230,12 +221,11 @@ class RequestFactory:
             case ScoreLabels():
                 return self._score_labels(prompt, task, room)
             case Classify():
-                return ClassifyReader(prompt, self._config.pad_token_id, self._scores)
+                return ClassifyReader(prompt, self._config.pad_token_id, task, self._scores)
             case TagTokens():
                 return self._tag(prompt, task)
             case Embed():
-                mean = task.pooling == "mean"
-                return EmbedReader(len(prompt), mean=mean, normalize=task.normalize)
+                return self._embed(prompt, task)
             case PromptLogprobs():
                 return LogprobsReader(prompt, task.top)
 
@@ -273,9 +263,20 @@ class RequestFactory:
             )
         return ScoreLabelsReader(len(prompt), task)
 
+    def _embed(self, prompt: list[int], task: Embed) -> TaskReader:
+        layer = inner_layer(task.layer, self._config.num_hidden_layers)
+        kind = HiddenStatesReader if task.pooling == "none" else EmbedReader
+        return kind(len(prompt), task, layer)
+
     def _tag(self, prompt: list[int], task: TagTokens) -> TagReader:
         if len(task.offsets) != len(prompt):
             raise ParameterError(
                 f"TagTokens has {len(task.offsets)} offsets for {len(prompt)} prompt tokens"
             )
         return TagReader(len(prompt), task, self._scores)
+
+
+def _salted(salt: bytes, readers: Sequence[TaskReader]) -> bytes:
+    """Keep prompts apart of which not all layers are computed: their pages lack keys."""
+    layers = deepest(reader.layers for reader in readers)
+    return salt if layers is None else b"%s/%d layers" % (salt, layers)

@@ -22,6 +22,7 @@ from model.sampling import Vocabulary
 from model.transfer import to_device
 
 from .graphs import CudaRecorder, DecodeGraphs
+from .states import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Runner:
             )
 
     @torch.inference_mode()
-    def run(self, batch: PackedBatch, drawn: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def run(self, batch: PackedBatch, drawn: Tensor | None = None) -> tuple[States, Tensor | None]:
         """Compute one step.
 
         Args:
@@ -134,13 +135,19 @@ class Runner:
                 some of them.
 
         Returns:
-            The final hidden states [T, hidden_size], and the logits [R, vocab_size] of
-            batch.logit_rows, or None where there are none.
+            The hidden states, and the logits [R, vocab_size] of batch.logit_rows, or None where
+            there are none.
         """
         cache = self._cache
         assert cache is not None, "allocate() comes first"
         cache.copy_pages(batch.copies)
         token_ids = self._token_ids(batch, drawn)
+        inner: dict[int, Tensor] = {}
+
+        def keep(layer: int, x_TD: Tensor) -> None:
+            if layer in batch.inner:
+                inner[layer] = x_TD.clone()
+
         if self._graphs is not None and self._graphs.takes(batch):
             hidden = self._graphs.run(batch, token_ids)
         else:
@@ -150,13 +157,15 @@ class Runner:
                 cache,
                 self.model.plan(batch, self.backend, self.page_size),
                 self.backend,
+                keep=keep if batch.inner else None,
+                depth=batch.depth,
             )
-        rows = batch.logit_rows
+        states, rows = States(hidden, inner), batch.logit_rows
         if not len(rows):
-            return hidden, None
+            return states, None
         if are_all(rows, hidden.shape[0]):
-            return hidden, self.model.logits(hidden)
-        return hidden, self.model.logits(hidden.index_select(0, self._tensor(rows)))
+            return states, self.model.logits(hidden)
+        return states, self.model.logits(hidden.index_select(0, self._tensor(rows)))
 
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:

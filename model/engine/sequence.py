@@ -1,5 +1,6 @@
 """A run of tokens that the engine computes: a prompt, an answer being written, or a label."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,10 @@ UNKNOWN = -1
 class Reader(Protocol):
     """What a sequence is computed for: it asks for rows of a step and is given their values."""
 
+    @property
+    def layers(self) -> int | None:
+        """How many layers it needs computed; None is all."""
+
     def want(self, plan: "StepPlan", chunk: "Chunk", row: int) -> None:
         """Ask for rows of this chunk, whose first token is row `row` of the step's batch."""
 
@@ -26,6 +31,12 @@ class Reader(Protocol):
 
         None if what follows is certain to be nothing, or may be more than one sequence.
         """
+
+
+def deepest(layers: Iterable[int | None]) -> int | None:
+    """Return the most layers that are needed; None is all."""
+    needed = list(layers)
+    return None if None in needed else max(n for n in needed if n is not None)
 
 
 # Tokens to append to what is computed, and who reads the sequence from then on.

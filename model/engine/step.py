@@ -2,25 +2,22 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.batch import GroupLayout, Ints, LayerKind, PackedBatch, ranges
 from model.constrain import Guide, Masks
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
-from model.transfer import ToHost
 
 from .queries import LogitAnswers, LogitQueries
 from .sequence import Chunk
+from .states import States, StateWishes, Tensors, Wish
 
 Floats = Callable[[list[float]], None]
-Tensors = Callable[[Tensor], None]
 Tops = Callable[[tuple[tuple[int, float], ...]], None]
 
 
@@ -42,15 +39,6 @@ class Drawer(Protocol):
         """What says which tokens it may have; None is all."""
 
 
-@dataclass(slots=True)
-class _Slice:
-    """Rows [row, row + count) of the batch, and who gets their values."""
-
-    row: int
-    count: int
-    sink: Tensors
-
-
 class StepPlan:
     """The values that readers want of one step, gathered so that each is computed once."""
 
@@ -60,10 +48,7 @@ class StepPlan:
         self._draws: list[tuple[int, Drawer]] = []
         self._ranked: list[tuple[int, SamplingRow, Tops]] = []
         self._targets: list[tuple[int, Sequence[int], Floats]] = []
-        self._hidden: list[_Slice] = []
-        self._head: list[_Slice] = []
-        self._sums: ToHost | None = None
-        self._scores: ToHost | None = None
+        self._states = StateWishes()
 
     def draw(self, row: int, drawer: Drawer) -> None:
         """Draw a token from the logits of a row."""
@@ -77,13 +62,25 @@ class StepPlan:
         """Report log p(target) for each of several targets at one row."""
         self._targets.append((self._logits_of(row), targets, sink))
 
-    def hidden_sum(self, row: int, count: int, sink: Tensors) -> None:
-        """Report the sum [hidden_size] float32 of the final hidden states of several rows."""
-        self._hidden.append(_Slice(row, count, sink))
+    def hidden_sum(self, row: int, count: int, sink: Tensors, layer: int | None = None) -> None:
+        """Report the sum [hidden_size] float32 of the hidden states of several rows.
+
+        They are the inputs of a layer; None is the final ones.
+        """
+        self._states.add(Wish("sum", row, count, sink, layer))
+
+    def hidden(self, row: int, count: int, sink: Tensors, layer: int | None = None) -> None:
+        """Report the hidden states [count, hidden_size] float32 of several rows, as above."""
+        self._states.add(Wish("rows", row, count, sink, layer))
 
     def head(self, row: int, count: int, sink: Tensors) -> None:
         """Report the classification head's outputs [count, labels]."""
-        self._head.append(_Slice(row, count, sink))
+        self._states.add(Wish("head", row, count, sink))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose inputs are wanted."""
+        return self._states.layers
 
     def guides(self) -> list[Guide]:
         """Return the guides of the draws that have one, in the order of the draws."""
@@ -127,7 +124,7 @@ class StepPlan:
         Returns:
             [S] how many of each chunk's last rows are kept; None if all are, and nothing changes.
         """
-        slices = [*self._hidden, *self._head]
+        slices = self._states.final
         if len(self.logit_rows) == sum(counts):  # no row is asked for twice
             return None
         wanted = [*self.logit_rows, *[part.row for part in slices]]
@@ -152,19 +149,9 @@ class StepPlan:
         """Return the place of each drawer's draw among all of them."""
         return {drawer: place for place, (_, drawer) in enumerate(self._draws)}
 
-    def send(self, hidden: Tensor, head: Callable[[Tensor], Tensor]) -> None:
-        """Send what is wanted of the hidden states to the host.
-
-        Args:
-            hidden: [T, hidden_size] final hidden states of the step, or of the rows that are kept.
-            head: the classification head, [R, hidden_size] to [R, labels].
-        """
-        if self._hidden:
-            slices = [hidden[w.row : w.row + w.count] for w in self._hidden]
-            self._sums = ToHost(torch.stack([rows.float().sum(0) for rows in slices]))
-        if self._head:
-            rows = torch.cat([hidden[w.row : w.row + w.count] for w in self._head])
-            self._scores = ToHost(head(rows))
+    def send(self, states: States, head: Callable[[Tensor], Tensor]) -> None:
+        """Send what is wanted of the hidden states to the host; see StateWishes.send."""
+        self._states.send(states, head)
 
     def settle(self, answers: LogitAnswers | None) -> int:
         """Wait for all values and hand them to the readers.
@@ -188,13 +175,7 @@ class StepPlan:
                     accepted += 1
             for (_, _, rank), token in zip(self._ranked, tokens, strict=True):
                 rank(token.top)
-        if self._sums is not None:
-            for wanted, total in zip(self._hidden, self._sums.wait(), strict=True):
-                wanted.sink(total)
-        if self._scores is not None:
-            parts = torch.split(self._scores.wait(), [wanted.count for wanted in self._head])
-            for wanted, scores in zip(self._head, parts, strict=True):
-                wanted.sink(scores)
+        self._states.settle()
         return accepted
 
     def _logits_of(self, row: int) -> int:
@@ -209,8 +190,19 @@ def pack(
     cache: HybridCache,
     logit_rows: Sequence[int],
     tail_lens: Ints | None = None,
+    inner: tuple[int, ...] = (),
+    depth: int | None = None,
 ) -> PackedBatch:
-    """Make room for the chunks in the cache and lay their tokens end to end."""
+    """Make room for the chunks in the cache and lay their tokens end to end.
+
+    Args:
+        chunks: of the step.
+        cache: of their sequences.
+        logit_rows: as in the batch, and so are the others.
+        tail_lens: likewise.
+        inner: likewise.
+        depth: likewise.
+    """
     copies: list[tuple[int, int]] = []
     token_ids: list[int] = []
     carried: list[tuple[int, int]] = []
@@ -236,6 +228,8 @@ def pack(
         tail_lens=tail_lens,
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
+        inner=inner,
+        depth=depth,
         carried=tuple(carried),
     )
 

@@ -94,6 +94,12 @@ def test_every_option_reaches_the_job(job_of) -> None:
     )
 
 
+def test_texts_may_be_longer_than_the_model(job_of) -> None:
+    for command in ("classify", "tag", "embed"):
+        job = job_of(command, *PROMPT, "--long-texts", "stride", "--stride", "0")
+        assert (job.long_texts, job.stride) == ("stride", 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "task"),
     [
@@ -107,6 +113,18 @@ def test_every_option_reaches_the_job(job_of) -> None:
         (
             ["embed", "--pooling", "mean", "--no-normalize"],
             {"embed": {"pooling": "mean", "normalize": False}},
+        ),
+        (
+            ["embed", "--pooling", "none", "--layer", "0", "--vector-dtype", "float16"],
+            {"embed": {"pooling": "none", "layer": 0, "dtype": "float16"}},
+        ),
+        (
+            ["classify", "--function-to-apply", "none", "--top-k", "3"],
+            {"classify": {"function_to_apply": "none", "top_k": 3}},
+        ),
+        (
+            ["tag", "--aggregation", "first", "--ignore-label", "O", "--ignore-label", "X"],
+            {"tag_tokens": {"aggregation": "first", "ignore_labels": ["O", "X"]}},
         ),
     ],
 )

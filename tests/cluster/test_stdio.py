@@ -133,6 +133,37 @@ def test_entities_and_vectors_are_json(filtered: Filter) -> None:
     assert sum(value * value for value in vectors[0]) == pytest.approx(1, abs=1e-3)
 
 
+def test_tokens_of_a_text_each_by_itself(filtered: Filter) -> None:
+    line = "libssl-dev - headers"
+    finished = filtered(
+        line.encode(), "tag", "--model", TAGGER, "-", "--aggregation", "none", "--ignore-label", ""
+    )
+    tokens = json.loads(finished.out)
+    assert "".join(token["text"] for token in tokens) == line
+    assert [token["index"] for token in tokens] == list(range(1, len(tokens) + 1))
+
+
+def test_a_long_line_is_cut_in_its_turn(filtered: Filter) -> None:
+    data = ("word " * 300 + "\n" + "libfoo-dev: headers\n").encode()
+    cut = ("--max-model-len", "32", "--long-texts", "truncate", "--jsonl")
+    finished = filtered(data, "classify", "-", "--model", CLASSIFIER, *cut, "--top-k", "3")
+    long, short = map(json.loads, finished.out.splitlines())
+    assert finished.status == 0
+    assert (long["truncated"], long["prompt_tokens"]) == (True, 32)
+    assert (short["truncated"], len(short["label_scores"])) == (False, 3)
+
+
+def test_states_of_tokens_in_windows(filtered: Filter) -> None:
+    windows = ("--max-model-len", "16", "--long-texts", "stride", "--stride", "4", "--jsonl")
+    asked = ("--pooling", "none", "--layer", "0", "--vector-dtype", "float16", "--raw")
+    data = b"libssl-dev - Secure Sockets Layer toolkit, development files and headers"
+    finished = filtered(data, "embed", "-", "--model", CAUSAL, *windows, *asked)
+    answer = json.loads(finished.out)
+    assert answer["windows"] > 1
+    assert len(answer["embedding"]) == answer["prompt_tokens"] > 16
+    assert {len(vector) for vector in answer["embedding"]} == {192}
+
+
 def test_sampling_is_fixed_by_the_seed(filtered: Filter) -> None:
     command = ("generate", "-", "--model", CAUSAL, "--temperature", "1.5", "--max-tokens", "12")
     first, again = (filtered(LINES, *command, "--seed", "7").out for _ in range(2))

@@ -58,12 +58,25 @@ class PagedModel:
         self.tables: dict[tuple[int, LayerKind], Table] = {}
 
     def step(self, work: Work, collect: list[Tensor] | None = None) -> Tensor:
-        """Append each sequence's new tokens, all in one packed batch; gives [T, D]."""
+        """Append each sequence's new tokens, all in one packed batch; gives [T, D].
+
+        Every hidden state, as transformers numbers them, is appended to `collect`.
+        """
         batch = self._batch(work)
         layouts = self.model.plan(batch, self.backend, self.page_size)
         token_ids = torch.from_numpy(batch.token_ids).to(self.model.device)
         positions = torch.from_numpy(batch.positions).to(self.model.device)
-        return self.model.forward(token_ids, positions, self.cache, layouts, self.backend, collect)
+
+        def keep(_: int, states: Tensor) -> None:
+            if collect is not None:
+                collect.append(states.clone())
+
+        final = self.model.forward(
+            token_ids, positions, self.cache, layouts, self.backend, keep=keep
+        )
+        if collect is not None:
+            collect.append(final)
+        return final
 
     def run(self, ids: Sequence[int], sizes: Sequence[int] | None = None, name: int = 0) -> Tensor:
         """Feed one sequence in chunks of the given sizes (one shot by default); gives [T, D]."""

@@ -4,10 +4,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from .base import Inputs, PromptUsage, Reply, Request
+from model.tasks import Pooling
+
+from .base import Inputs, PromptUsage, Reply
+from .long_texts import LongTextReply, LongTextRequest
 
 
-class EmbeddingRequest(Request):
+class EmbeddingRequest(LongTextRequest):
     """Texts to be turned into vectors."""
 
     unsupported: ClassVar[frozenset[str]] = frozenset({"dimensions"})
@@ -16,18 +19,26 @@ class EmbeddingRequest(Request):
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="base64 is that of little-endian float32; null: float."
     )
-    pooling: Literal["last", "mean"] | None = Field(
-        default=None, description="The hidden state of the last token (null), or the mean of all."
+    pooling: Pooling | None = Field(
+        default=None,
+        description="The hidden state of the last token (null), the mean of all, that of the first "
+        "(cls), or one for each (none).",
     )
-    normalize: bool | None = Field(default=None, description="Give unit length; null: true.")
+    normalize: bool | None = Field(
+        default=None, description="Give unit length; null: true, but false with pooling none."
+    )
+    layer: int | None = Field(
+        default=None,
+        description="Of the hidden states as transformers numbers them; null: -1, after the norm.",
+    )
 
 
-class Embedding(Reply):
-    """One vector."""
+class Embedding(LongTextReply):
+    """One vector; with pooling none one for each token, in base64 end to end."""
 
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str
+    embedding: list[float] | list[list[float]] | str
 
 
 class EmbeddingList(Reply):

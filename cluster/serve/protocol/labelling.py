@@ -4,8 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from model.tasks import Aggregation, FunctionToApply
+
 from .base import MOST_ITEMS, Inputs, PromptUsage, Reply, Request, Text, Texts
 from .chat import Messages
+from .long_texts import LongTextReply, LongTextRequest
 
 Label = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -25,8 +28,19 @@ class _InputRequest(Request):
         return self
 
 
-class ClassifyRequest(_InputRequest):
+class ClassifyRequest(_InputRequest, LongTextRequest):
     """Inputs for the classification head."""
+
+    function_to_apply: FunctionToApply | None = Field(
+        default=None,
+        description="What makes scores of the head's outputs (null: default, which is what its "
+        "problem type asks for).",
+    )
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        description="Report so many labels, best first (null: all, in the head's order).",
+    )
 
 
 class ScoreLabelsRequest(_InputRequest):
@@ -39,10 +53,16 @@ class ScoreLabelsRequest(_InputRequest):
     )
 
 
-class TagRequest(Request):
+class TagRequest(LongTextRequest):
     """Texts for the token classification head."""
 
     input: Text | Texts
+    aggregation_strategy: Aggregation | None = Field(
+        default=None, description="How tokens become spans, as in transformers (null: simple)."
+    )
+    ignore_labels: Annotated[list[Label], Field(max_length=MOST_ITEMS)] | None = Field(
+        default=None, description='Labels that make no span (null: only "O").'
+    )
 
 
 class LabelScore(Reply):
@@ -52,7 +72,7 @@ class LabelScore(Reply):
     score: float
 
 
-class Classification(Reply):
+class Classification(LongTextReply):
     """The labels of one input; `logits` are what the scores were computed from."""
 
     object: Literal["classification"] = "classification"
@@ -73,7 +93,7 @@ class ClassificationList(Reply):
 
 
 class Entity(Reply):
-    """A labelled span: characters [start, end) of the input."""
+    """A labelled span: characters [start, end) of the input; without aggregation, a token."""
 
     label: str
     start: int
@@ -82,12 +102,18 @@ class Entity(Reply):
     score: float
 
 
-class Tagging(Reply):
+class Token(Entity):
+    """A labelled token, and its place among those of the input."""
+
+    index: int
+
+
+class Tagging(LongTextReply):
     """The spans of one input, and the label of each of its tokens, <bos> included."""
 
     object: Literal["tagging"] = "tagging"
     index: int
-    entities: list[Entity]
+    entities: list[Token] | list[Entity]
     token_labels: list[str]
     token_scores: list[float]
 

@@ -11,11 +11,12 @@ from cluster.serve.protocol.base import PromptUsage
 from cluster.serve.protocol.embeddings import Embedding, EmbeddingList, EmbeddingRequest
 from cluster.serve.server import ServerOf
 from cluster.serve.terms import Terms
-from model.outputs import EmbeddingOutput
+from model.outputs import EmbeddingOutput, HiddenStatesOutput
 from model.tasks import Embed
 
 from .common import ERRORS
 from .inputs import prompts_of
+from .long_texts import long_texts_of, what_became
 
 router = APIRouter()
 
@@ -29,8 +30,10 @@ async def embeddings(body: EmbeddingRequest, request: Request, server: ServerOf)
 
 def embedding_call(body: EmbeddingRequest, terms: Terms) -> Call:
     """Give the call that a request makes. Raises ApiError."""
-    task = Embed(body.pooling or "last", body.normalize is not False)
-    return terms.call(prompts_of(body.input), [task])
+    pooling = body.pooling or "last"
+    normalize = pooling != "none" if body.normalize is None else body.normalize
+    task = Embed(pooling, normalize, -1 if body.layer is None else body.layer)
+    return terms.call(prompts_of(body.input), [task], long_texts=long_texts_of(body))
 
 
 def embedding_list(body: EmbeddingRequest, answers: Sequence[PromptAnswer]) -> EmbeddingList:
@@ -38,7 +41,11 @@ def embedding_list(body: EmbeddingRequest, answers: Sequence[PromptAnswer]) -> E
     as_text = body.encoding_format == "base64"
     return EmbeddingList(
         data=[
-            Embedding(index=index, embedding=_vector(answer, as_text=as_text))
+            Embedding(
+                index=index,
+                embedding=_vector(answer, as_text=as_text),
+                **what_became(body, answer),
+            )
             for index, answer in enumerate(answers)
         ],
         model=body.model,
@@ -46,9 +53,16 @@ def embedding_list(body: EmbeddingRequest, answers: Sequence[PromptAnswer]) -> E
     )
 
 
-def _vector(answer: PromptAnswer, *, as_text: bool) -> list[float] | str:
+def _vector(answer: PromptAnswer, *, as_text: bool) -> list[float] | list[list[float]] | str:
     (output,) = answer.results
-    assert isinstance(output, EmbeddingOutput)
+    if isinstance(output, HiddenStatesOutput):
+        values = output.hidden_states
+    else:
+        assert isinstance(output, EmbeddingOutput)
+        if not as_text:
+            return list(output.embedding)
+        values = np.array(output.embedding)
     if not as_text:
-        return list(output.embedding)
-    return base64.b64encode(np.array(output.embedding, dtype="<f4").tobytes()).decode()
+        rows: list[list[float]] = values.tolist()
+        return rows
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()

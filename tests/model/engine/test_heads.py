@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.outputs import Entity
-from model.pooling import Scores, entities_of, last_real_position
+from model.pooling import last_real_position
 from model.tasks import TagTokens
 from tests.model.helpers import Pair, flat_logits, oracle, oracle_logits, random_ids
 from tests.model.ways import Way, every_way
@@ -101,25 +100,6 @@ def test_prompt_logprobs(make: MakeEngine) -> None:
     assert output[0].logprobs[0] is None
     assert list(output[0].logprobs[1:]) == pytest.approx(expected, abs=1e-4)
     assert output[1].logprobs == (None,)
-
-
-def test_entities_join_and_split() -> None:
-    text = "Ada Lovelace met Babbage"
-    offsets = [(0, 0), (0, 3), (3, 12), (12, 16), (16, 20), (20, 24)]
-    tags = ("O", "B-P", "I-P", "O", "B-P", "B-P")
-    entities = entities_of(tags, (0.9, 0.5, 0.7, 0.9, 0.8, 0.6), offsets, text)
-    assert entities == (
-        Entity("P", 0, 12, "Ada Lovelace", pytest.approx(0.6)),
-        Entity("P", 17, 20, "Bab", 0.8),
-        Entity("P", 20, 24, "bage", 0.6),
-    )
-
-
-def test_scores_of_other_problem_types() -> None:
-    logits = torch.tensor([0.0, 2.0])
-    assert Scores(("a", "b"), "regression").of(logits).tolist() == [0.0, 2.0]
-    assert Scores(("a", "b"), "multi_label_classification").of(logits)[0] == 0.5
-    assert Scores(("a", "b")).of(logits).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

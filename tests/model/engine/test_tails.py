@@ -12,6 +12,7 @@ from torch import Tensor
 from model import Embed, Generate, PromptLogprobs, SamplingParams
 from model.batch import GroupLayout, PackedBatch
 from model.block import AttentionPlan
+from model.engine.states import States
 from model.engine.step import StepPlan
 from model.gemma2 import Gemma2
 from tests.model.helpers import random_ids
@@ -59,7 +60,7 @@ def test_every_wanted_row_is_found_again(wish: tuple[list[int], list[list[int]]]
     else:
         assert tails.tolist() == expected
         hidden = hidden[torch.from_numpy(batch(counts, tails).tail_rows)]
-    plan.send(hidden, lambda rows: rows)
+    plan.send(States(hidden, {}), lambda rows: rows)
     assert plan.settle(None) == 0
     for first, stop, sink in sinks:
         assert [value.tolist() for value in sink.got] == [[sum(range(first + 1, stop + 1))]]
