@@ -37,6 +37,33 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
             is not read.
         ParameterError: a revision is given for something that has none.
     """
+    return _checked(_locate(checkpoint, revision))
+
+
+def locate_adapter(adapter: str) -> Path:
+    """Find a LoRA adapter, fetching it first where it is not on this machine.
+
+    Args:
+        adapter: as a checkpoint; the branch, tag or commit of a hub id stands behind an `@`.
+
+    Returns:
+        The folder; it has an adapter_config.json.
+
+    Raises:
+        CheckpointError: there is no such adapter, or it can't be fetched.
+    """
+    name, _, revision = adapter.partition("@")
+    pinned = revision and _HUB_ID.fullmatch(name) and not Path(adapter).exists()
+    folder = _locate(name, revision) if pinned else _locate(adapter, None)
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no adapter_config.json: give the folder of an adapter as PEFT saves it"
+        )
+    return folder
+
+
+def _locate(checkpoint: str, revision: str | None) -> Path:
+    """Do what `locate` does, whatever the folder holds."""
     _refuse_odd_names(checkpoint)
     scheme, separator, rest = checkpoint.partition("://")
     try:
@@ -45,16 +72,16 @@ def locate(checkpoint: str, revision: str | None = None) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} can't be read: {error}") from None
     if not on_disk and not separator and _HUB_ID.fullmatch(checkpoint):
-        return _checked(_from_hub(checkpoint, revision))
+        return _from_hub(checkpoint, revision)
     if revision is not None:
         raise ParameterError(f"revision is for hub ids only, and {checkpoint!r} is not one")
     if scheme == "s3" and separator:
         # Not at the top: its client takes 0.2 s to import, and most checkpoints don't need it.
         from .s3_cache import fetch_folder  # noqa: PLC0415
 
-        return _checked(fetch_folder(checkpoint, PATTERNS))
+        return fetch_folder(checkpoint, PATTERNS)
     if on_disk:
-        return _checked(local)
+        return local
     raise CheckpointError(
         f"{checkpoint!r} is no folder here, no hub id (org/name) and no s3:// URI"
     )

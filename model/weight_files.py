@@ -125,7 +125,7 @@ def _no_weights(folder: Path) -> str:
     if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
         return f"{folder} holds {some(ggufs)}: GGUF is not read; use the safetensors original"
     if (folder / "adapter_config.json").exists():
-        return f"{folder} holds an adapter, not a model; merge it into its base model first"
+        return f"{folder} holds an adapter, not a model; give its base model, and this as adapter"
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         return f"{folder} holds {some(others)} but neither {SINGLE} nor {INDEX}"
     return f"{folder} holds no weights: neither {SINGLE} nor {INDEX}"

@@ -19,6 +19,8 @@ from .core import EngineCore
 from .request import Prompt
 
 Output = TypeVar("Output", bound=TaskOutput)
+# Of all prompts, or of each; None is the model alone.
+AdapterChoice = str | None | Sequence[str | None]
 
 
 class Engine(EngineCore):
@@ -46,6 +48,8 @@ class Engine(EngineCore):
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: AdapterChoice = None,
     ) -> list[GenerationOutput]:
         """Continue each prompt.
 
@@ -53,6 +57,7 @@ class Engine(EngineCore):
             prompts: texts (taken as they are, behind one <bos>), lists of token ids, or lists of
                 messages (through the chat template).
             params: one for all, or one for each; None is SamplingParams().
+            adapter: the name of the adapter of all, or of each; so it is for the other tasks.
 
         Raises:
             PromptError: a prompt is empty, too long or malformed; names its position.
@@ -62,48 +67,71 @@ class Engine(EngineCore):
             params = [params or SamplingParams()] * len(prompts)
         if len(params) != len(prompts):
             raise ParameterError(f"{len(prompts)} prompts but {len(params)} SamplingParams")
-        return self._run(prompts, [Generate(p) for p in params], GenerationOutput)
+        return self._run(prompts, [Generate(p) for p in params], GenerationOutput, adapter)
 
-    def classify(self, prompts: Sequence[Prompt]) -> list[ClassificationOutput]:
+    def classify(
+        self, prompts: Sequence[Prompt], *, adapter: AdapterChoice = None
+    ) -> list[ClassificationOutput]:
         """Score each prompt with the checkpoint's sequence classification head."""
-        return self._run(prompts, [Classify()] * len(prompts), ClassificationOutput)
+        return self._run(prompts, [Classify()] * len(prompts), ClassificationOutput, adapter)
 
     def score_labels(
-        self, prompts: Sequence[Prompt], labels: Sequence[str], normalize: Normalize = "sum"
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[str],
+        normalize: Normalize = "sum",
+        *,
+        adapter: AdapterChoice = None,
     ) -> list[ClassificationOutput]:
         """Give each prompt the probability of each label as its continuation, over the labels."""
         task = self._factory.label_task(labels, normalize)
-        return self._run(prompts, [task] * len(prompts), ClassificationOutput)
+        return self._run(prompts, [task] * len(prompts), ClassificationOutput, adapter)
 
-    def tag_tokens(self, texts: Sequence[str]) -> list[TaggingOutput]:
+    def tag_tokens(
+        self, texts: Sequence[str], *, adapter: AdapterChoice = None
+    ) -> list[TaggingOutput]:
         """Find labelled spans in each text with the token classification head."""
         encoded = [self._factory.tag_task(text) for text in texts]
         prompts = [ids for ids, _ in encoded]
-        return self._run(prompts, [task for _, task in encoded], TaggingOutput)
+        return self._run(prompts, [task for _, task in encoded], TaggingOutput, adapter)
 
     def embed(
-        self, prompts: Sequence[Prompt], *, pooling: Pooling = "last", normalize: bool = True
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        pooling: Pooling = "last",
+        normalize: bool = True,
+        adapter: AdapterChoice = None,
     ) -> list[EmbeddingOutput]:
         """Pool the final hidden states of each prompt to a vector."""
-        return self._run(prompts, [Embed(pooling, normalize)] * len(prompts), EmbeddingOutput)
+        tasks = [Embed(pooling, normalize)] * len(prompts)
+        return self._run(prompts, tasks, EmbeddingOutput, adapter)
 
-    def logprobs(self, prompts: Sequence[Prompt]) -> list[LogprobsOutput]:
+    def logprobs(
+        self, prompts: Sequence[Prompt], *, adapter: AdapterChoice = None
+    ) -> list[LogprobsOutput]:
         """Give the log-probability of every token of each prompt."""
-        return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput)
+        return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput, adapter)
 
     def _run(
-        self, prompts: Sequence[Prompt], tasks: Sequence[Task], kind: type[Output]
+        self,
+        prompts: Sequence[Prompt],
+        tasks: Sequence[Task],
+        kind: type[Output],
+        adapter: AdapterChoice,
     ) -> list[Output]:
         """Compute one task on each prompt, all of them accepted before the first step."""
         if isinstance(prompts, str):
             raise ParameterError("prompts is a list: put the single prompt into one")
         if self.has_work:
             raise ParameterError("requests added by add_request are in progress: end those first")
+        adapters = _each(adapter, len(prompts))
         order: dict[str, int] = {}
         try:
             for index, (prompt, task) in enumerate(zip(prompts, tasks, strict=True)):
                 try:
-                    order[self.add_request(prompt, [task])] = index
+                    name = self.add_request(prompt, [task], adapter=adapters[index])
+                    order[name] = index
                 except PromptError as error:
                     raise type(error)(f"prompts[{index}]: {error}") from None
             results: list[Output | None] = [None] * len(prompts)
@@ -119,3 +147,12 @@ class Engine(EngineCore):
             for request_id in order:
                 self.abort(request_id)
         return [result for result in results if result is not None]
+
+
+def _each(adapter: AdapterChoice, count: int) -> Sequence[str | None]:
+    """Give the adapter of each of so many prompts."""
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * count
+    if len(adapter) != count:
+        raise ParameterError(f"{count} prompts but {len(adapter)} adapters")
+    return adapter

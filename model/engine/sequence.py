@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from model.batch import BASE
 from model.hybrid_cache import SequenceCache
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Sequence:
         is_prompt: whether it is a prompt that is not computed yet.
         carried: the place of its last token among the draws of the step before, if it is UNKNOWN.
         ended: whether it was finished or dropped; a step that was launched before may compute it.
+        adapter: the number of its adapter, or BASE.
     """
 
     request_id: str
@@ -54,6 +56,7 @@ class Sequence:
     is_prompt: bool = False
     carried: int | None = None
     ended: bool = False
+    adapter: int = BASE
 
     @property
     def remaining(self) -> int:

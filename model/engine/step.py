@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.batch import GroupLayout, Ints, LayerKind, PackedBatch, ranges
+from model.batch import (
+    BASE,
+    GroupLayout,
+    Ints,
+    LayerKind,
+    PackedBatch,
+    Segment,
+    adapter_at,
+    ranges,
+    segments_of,
+)
 from model.constrain import Guide, Masks
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
@@ -22,6 +32,7 @@ from .sequence import Chunk
 Floats = Callable[[list[float]], None]
 Tensors = Callable[[Tensor], None]
 Tops = Callable[[tuple[tuple[int, float], ...]], None]
+Head = Callable[[Tensor, Sequence[Segment]], Tensor]
 
 
 class Drawer(Protocol):
@@ -152,19 +163,23 @@ class StepPlan:
         """Return the place of each drawer's draw among all of them."""
         return {drawer: place for place, (_, drawer) in enumerate(self._draws)}
 
-    def send(self, hidden: Tensor, head: Callable[[Tensor], Tensor]) -> None:
+    def send(self, hidden: Tensor, head: Head, segments: Sequence[Segment] = ()) -> None:
         """Send what is wanted of the hidden states to the host.
 
         Args:
             hidden: [T, hidden_size] final hidden states of the step, or of the rows that are kept.
-            head: the classification head, [R, hidden_size] to [R, labels].
+            head: the classification head, [R, hidden_size] to [R, labels], given the segments of
+                these R rows.
+            segments: of the rows of `hidden`.
         """
         if self._hidden:
             slices = [hidden[w.row : w.row + w.count] for w in self._hidden]
             self._sums = ToHost(torch.stack([rows.float().sum(0) for rows in slices]))
         if self._head:
             rows = torch.cat([hidden[w.row : w.row + w.count] for w in self._head])
-            self._scores = ToHost(head(rows))
+            owners = [adapter_at(segments, w.row) for w in self._head] if segments else []
+            counts = [w.count for w in self._head]
+            self._scores = ToHost(head(rows, segments_of(owners, counts) if owners else ()))
 
     def settle(self, answers: LogitAnswers | None) -> int:
         """Wait for all values and hand them to the readers.
@@ -204,13 +219,21 @@ class StepPlan:
         return index
 
 
+def by_adapter(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Order chunks so that those of an adapter are neighbours, after those that have none."""
+    return sorted(chunks, key=lambda chunk: chunk.sequence.adapter)
+
+
 def pack(
     chunks: Sequence[Chunk],
     cache: HybridCache,
     logit_rows: Sequence[int],
     tail_lens: Ints | None = None,
 ) -> PackedBatch:
-    """Make room for the chunks in the cache and lay their tokens end to end."""
+    """Make room for the chunks in the cache and lay their tokens end to end.
+
+    Chunks are ordered as by `by_adapter`.
+    """
     copies: list[tuple[int, int]] = []
     token_ids: list[int] = []
     carried: list[tuple[int, int]] = []
@@ -224,6 +247,7 @@ def pack(
     counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
     positions_T = ranges(starts_S, counts_S)
     places = np.divmod(positions_T, cache.page_size)
+    adapters = tuple(chunk.sequence.adapter for chunk in chunks)
     return PackedBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
         positions=positions_T,
@@ -237,6 +261,7 @@ def pack(
         copies=tuple(copies),
         logit_rows=np.array(logit_rows, dtype=np.int64),
         carried=tuple(carried),
+        adapters=adapters if adapters[-1] != BASE else None,
     )
 
 
