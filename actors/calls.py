@@ -74,12 +74,14 @@ class Call:
         asks: one or more, of different kinds; each prompt is computed once for all of them.
         salt: prompts share what is computed of them only with those of the same salt.
         with_text: whether the answers tell the text of the prompts.
+        adapter: the name of the adapter that computes it; None is the model alone.
     """
 
     prompts: tuple[Prompt, ...]
     asks: tuple[Ask, ...]
     salt: bytes = b""
     with_text: bool = False
+    adapter: str | None = None
 
 
 class Piece(NamedTuple):
@@ -165,6 +167,7 @@ class Card:
         chat: whether it takes messages.
         loaded: when, in seconds since 1970.
         system: what becomes of a first system message.
+        parent: of an adapter: the model that it changes.
     """
 
     architecture: str
@@ -173,6 +176,7 @@ class Card:
     chat: bool
     loaded: int
     system: SystemPolicy = "reject"
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
