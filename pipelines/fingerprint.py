@@ -31,6 +31,12 @@ def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> d
     }
     if spec.settings_column is not None:  # named only then, as older plans know nothing of it
         values["settings_column"] = spec.settings_column
+    if checkpoint.adapter is not None:
+        values["adapter"] = checkpoint.adapter.digest
+    if spec.adapter_column is not None:
+        values["adapter_column"] = spec.adapter_column
+        for name, adapter in sorted(checkpoint.adapters.items()):
+            values[f"adapters.{name}"] = adapter.digest
     for name in spec.tasks.names:
         values[f"tasks.{name}"] = True
         for key, value in getattr(spec.tasks, name).model_dump().items():
