@@ -136,3 +136,29 @@ def best(reference: Any, architecture: str, prompt: list[int]) -> list[float]:
     if "Sequence" in architecture:
         return oracle_logits(reference, [prompt])[0].tolist()
     return oracle_logits(reference, prompt).softmax(-1).max(-1).values.tolist()
+
+
+def test_weights_are_merged_before_they_are_quantized(make: MakeEngine, tmp_path: Path) -> None:
+    reference = base()
+    reference.save_pretrained(tmp_path / "base")
+    save_adapter(reference, tmp_path / "adapter")
+    merged(reference, tmp_path / "adapter").save_pretrained(tmp_path / "merged")
+    ours = make(tmp_path / "base", adapter=str(tmp_path / "adapter"), quantization="int8")
+    whole = make(tmp_path / "merged", quantization="int8")
+    got, wanted = log_probabilities(ours, PROMPTS), log_probabilities(whole, PROMPTS)
+    # A rounding apart here and there: the sums were taken in another order.
+    assert float((got - wanted).abs().mean()) < 1e-3
+
+
+def test_adapters_stay_as_they_are_beside_quantized_weights(
+    make: MakeEngine, tmp_path: Path
+) -> None:
+    reference = base()
+    reference.save_pretrained(tmp_path / "base")
+    adapted = save_adapter(reference, tmp_path / "adapter")
+    adapters = {"one": str(tmp_path / "adapter")}
+    engine = make(tmp_path / "base", adapters=adapters, quantization="int8")
+    exact = of_oracle(adapted, PROMPTS)
+    error = (log_probabilities(engine, PROMPTS, adapter="one") - exact).abs().mean()
+    without = (of_oracle(reference, PROMPTS) - exact).abs().mean()
+    assert float(error) < 0.1 * float(without)
