@@ -81,6 +81,7 @@ class Call:
         salt: prompts share what is computed of them only with those of the same salt.
         with_text: whether the answers tell the text of the prompts.
         long_texts: what becomes of prompts that are too long.
+        adapter: the name of the adapter that computes it; None is the model alone.
     """
 
     prompts: tuple[Prompt, ...]
@@ -88,6 +89,7 @@ class Call:
     salt: bytes = b""
     with_text: bool = False
     long_texts: LongTexts = REFUSED
+    adapter: str | None = None
 
 
 class Piece(NamedTuple):
@@ -177,6 +179,7 @@ class Card:
         chat: whether it takes messages.
         loaded: when, in seconds since 1970.
         system: what becomes of a first system message.
+        parent: of an adapter: the model that it changes.
     """
 
     architecture: str
@@ -185,6 +188,7 @@ class Card:
     chat: bool
     loaded: int
     system: SystemPolicy = "reject"
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Endpoint:
         """Answer a call, each prompt in its place."""
         try:
             prepared = await asyncio.to_thread(self._preparer.prepare, call)
-            outputs = await self._all(prepared, call.salt)
+            outputs = await self._all(prepared, call)
         except GemmarayError as error:
             return self._failure(error)
         return [
@@ -130,7 +130,7 @@ class Endpoint:
         happened: _Happened = asyncio.Queue()
         happened.put_nowait(Begun(texts))
         pumps = [
-            asyncio.ensure_future(self._pump(n, prompt, call.salt, happened))
+            asyncio.ensure_future(self._pump(n, prompt, call, happened))
             for n, prompt in enumerate(prepared)
         ]
         try:
@@ -181,21 +181,24 @@ class Endpoint:
         """End the engine."""
         self._thread.close()
 
-    async def _all(self, prepared: Sequence[Prepared], salt: bytes) -> list[RequestOutput]:
+    async def _all(self, prepared: Sequence[Prepared], call: Call) -> list[RequestOutput]:
         with _abortable() as futures:
             for prompt in prepared:
-                future = self._thread.submit(prompt.fitted.prompt, prompt.tasks, salt=salt)
+                future = self._thread.submit(
+                    prompt.fitted.prompt, prompt.tasks, salt=call.salt, adapter=call.adapter
+                )
                 futures.append(asyncio.wrap_future(future))
             try:
                 return list(await asyncio.gather(*futures))
             except GemmarayError as error:
                 raise self._told(error, prepared) from None
 
-    async def _pump(self, number: int, prompt: Prepared, salt: bytes, happened: _Happened) -> None:
+    async def _pump(self, number: int, prompt: Prepared, call: Call, happened: _Happened) -> None:
         """Put what happens to one prompt into the queue."""
+        ids, tasks = prompt.fitted.prompt, prompt.tasks
+        stream = self._thread.stream(ids, tasks, salt=call.salt, adapter=call.adapter)
         try:
-            ids, tasks = prompt.fitted.prompt, prompt.tasks
-            async with aclosing(self._thread.stream(ids, tasks, salt=salt)) as items:
+            async with aclosing(stream) as items:
                 async for item in items:
                     happened.put_nowait(self._event(number, item))
         except GemmarayError as error:

@@ -36,6 +36,7 @@ class _Submission:
     listener: Listener
     stream: bool
     salt: bytes
+    adapter: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class EngineThread:
         request_id: str | None = None,
         *,
         salt: bytes = b"",
+        adapter: str | None = None,
     ) -> Future[RequestOutput]:
         """Queue a request; what it is made of is Engine.add_request's.
 
@@ -100,7 +102,9 @@ class EngineThread:
                 elif isinstance(item, RequestOutput):
                     future.set_result(item)
 
-        name = self._send(prompt, tasks, request_id, listen, stream=False, salt=salt)
+        name = self._send(
+            prompt, tasks, request_id, listen, stream=False, salt=salt, adapter=adapter
+        )
 
         def forget(done: Future[RequestOutput]) -> None:
             if done.cancelled():
@@ -116,6 +120,7 @@ class EngineThread:
         request_id: str | None = None,
         *,
         salt: bytes = b"",
+        adapter: str | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Queue a request and yield its tokens as they come, and its output last.
 
@@ -128,7 +133,9 @@ class EngineThread:
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
-        name = self._send(prompt, tasks, request_id, listen, stream=True, salt=salt)
+        name = self._send(
+            prompt, tasks, request_id, listen, stream=True, salt=salt, adapter=adapter
+        )
         item: Item | BaseException | None = None
         try:
             while not isinstance(item, RequestOutput):
@@ -171,9 +178,11 @@ class EngineThread:
         *,
         stream: bool,
         salt: bytes,
+        adapter: str | None,
     ) -> str:
         name = request_id if request_id is not None else f"submitted-{next(self._numbers)}"
-        if not self._command(_Submission(name, prompt, tasks, listener, stream, salt)):
+        submission = _Submission(name, prompt, tasks, listener, stream, salt, adapter)
+        if not self._command(submission):
             listener(_dead(self._death))
         return name
 
@@ -253,6 +262,7 @@ class EngineThread:
                 request_id=name,
                 stream=command.stream,
                 salt=command.salt,
+                adapter=command.adapter,
             )
         except EngineDeadError:
             raise

@@ -34,10 +34,11 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the engine is asked for one row."""
+    """What the engine is asked for one row, and with which adapter; None is the model alone."""
 
     prompt_ids: Sequence[int] | WindowedPrompt
     tasks: Sequence[Task]
+    adapter: str | None = None
 
 
 Outcome = RequestOutput | GemmarayError
@@ -154,7 +155,7 @@ class Replica:
         assert self._engine is not None
         submitted = time.perf_counter()
         try:
-            future = self._engine.submit(request.prompt_ids, request.tasks)
+            future = self._engine.submit(request.prompt_ids, request.tasks, adapter=request.adapter)
             outcome = await asyncio.wrap_future(future)
         except EngineDeadError:
             raise

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import GemmarayError
-from model.params import Device, Quantization
+from model.params import Device, Quantization, named_paths
 
 STANDARD_STREAM = "-"
 LINE = "line"  # what the only column of standard input is called
@@ -19,6 +19,8 @@ PARQUET_ONLY = (
     "messages_column",
     "system",
     "keep",
+    "adapters",
+    "adapter_column",
     "limit",
     "unit_rows",
     "max_error_rate",
@@ -145,6 +147,18 @@ class JobOptions(S3Options):
         ),
     ]
     revision: Annotated[str | None, _model("Branch, tag or commit of a Hugging Face id.")] = None
+    adapter: Annotated[
+        str | None,
+        _model("A LoRA adapter to merge into the model.", metavar="FOLDER"),
+    ] = None
+    adapters: Annotated[
+        str | None,
+        _model("LoRA adapters to choose from by row.", metavar="NAME=FOLDER,..."),
+    ] = None
+    adapter_column: Annotated[
+        str | None,
+        _model("The text column that names each row's adapter.", metavar="COLUMN"),
+    ] = None
     prompt_column: Annotated[
         str | None, _prompt("The text column that holds the prompt.", metavar="COLUMN")
     ] = None
@@ -319,6 +333,9 @@ def job_values(
             "output": place.output,
             "model": options.model,
             "revision": options.revision,
+            "adapter": options.adapter,
+            "adapters": named_paths(options.adapters) if options.adapters else None,
+            "adapter_column": options.adapter_column,
             "prompt": options.prompt,
             "prompt_column": column,
             "messages": options.messages_column,

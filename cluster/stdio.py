@@ -67,7 +67,7 @@ def answer_lines(spec: JobSpec, *, as_json: bool = False, quiet: bool = False) -
     lines = _prepare(spec, checkpoint, tasks, prompts)
     show = _json if as_json else partial(_plain, alone=len(prompts) == 1)
     started, failed = time.monotonic(), 0
-    with Engine(spec.engine_config(checkpoint.checkpoint, checkpoint.revision)) as engine:
+    with Engine(checkpoint.engine_config(spec)) as engine:
         for number, (line, outcome) in enumerate(_answers(engine, lines), 1):
             cells = _cells(tasks, line, outcome)
             if cells["error"] is not None:
@@ -108,7 +108,10 @@ def _answers(engine: Engine, lines: Sequence[_Line]) -> Iterator[tuple[_Line, Ou
         if line.request:
             try:
                 engine.add_request(
-                    line.request.prompt_ids, line.request.tasks, request_id=str(number)
+                    line.request.prompt_ids,
+                    line.request.tasks,
+                    request_id=str(number),
+                    adapter=line.request.adapter,
                 )
             except GemmarayError as error:
                 outcomes[number] = error

@@ -5,14 +5,49 @@ queries; its keys are everything it has cached and the chunk itself, found throu
 There is one table per layer group, because sliding layers let go of pages that full layers keep.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import groupby
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 LayerKind = Literal["full_attention", "sliding_attention"]
 Ints = npt.NDArray[np.int64]
+# The number of no adapter.
+BASE = -1
+
+
+class Segment(NamedTuple):
+    """Rows [start, stop) of a step, all of them of requests with this adapter."""
+
+    adapter: int
+    start: int
+    stop: int
+
+
+def segments_of(adapters_S: Sequence[int], counts_S: Sequence[int]) -> tuple[Segment, ...]:
+    """Join the rows of sequences that have the same adapter.
+
+    Args:
+        adapters_S: of each sequence, ascending; so those without one come first.
+        counts_S: rows of each.
+
+    Returns:
+        The segments in order, up to the last row; rows without an adapter are in none.
+    """
+    segments, stop = [], 0
+    for adapter, group in groupby(zip(adapters_S, counts_S, strict=True), key=lambda pair: pair[0]):
+        start, stop = stop, stop + sum(count for _, count in group)
+        if adapter != BASE and stop > start:
+            segments.append(Segment(adapter, start, stop))
+    return tuple(segments)
+
+
+def adapter_at(segments: Sequence[Segment], row: int) -> int:
+    """Return the number of a row's adapter."""
+    return next((s.adapter for s in segments if s.start <= row < s.stop), BASE)
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:
@@ -62,6 +97,8 @@ class PackedBatch:
         depth: how many layers to compute, if not all: then nobody wants the final ones.
         carried: (row, draw) pairs: the host does not know the token of this row yet. It is the one
             that was drawn in the step before, at this place among its draws.
+        adapters: [S] number of each sequence's adapter, ascending; BASE where it has none. None
+            where none has one.
     """
 
     token_ids: Ints
@@ -75,6 +112,18 @@ class PackedBatch:
     inner: tuple[int, ...] = ()
     depth: int | None = None
     carried: tuple[tuple[int, int], ...] = ()
+    adapters: tuple[int, ...] | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The rows in [0, T) that have an adapter."""
+        return segments_of(self.adapters, self.query_lens.tolist()) if self.adapters else ()
+
+    @property
+    def tail_segments(self) -> tuple[Segment, ...]:
+        """Those among the rows of the tails."""
+        assert self.tail_lens is not None
+        return segments_of(self.adapters, self.tail_lens.tolist()) if self.adapters else ()
 
     @property
     def tail_rows(self) -> Ints:

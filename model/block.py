@@ -5,7 +5,7 @@ suffixes: T tokens of the step, R rows of them, D hidden, N query heads and K KV
 H head size.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackend
-from .batch import LayerKind
+from .batch import LayerKind, Segment
 from .checkpoint import Shard
 from .config import ModelConfig
 from .kernels import Kernels
 from .kv_cache import KVCache
 from .layers import ColumnParallelLinear, GatedMLP, RMSNorm, RowParallelLinear
+from .lora import AdapterSet
 from .parallel import TensorParallel, heads_of_rank
 from .params import Quantization
 
@@ -31,18 +32,26 @@ class LayerGroupPlan(NamedTuple):
 
 
 class TailPlan(NamedTuple):
-    """The rows that the last layer computes beyond their keys, and the backend's plan for them."""
+    """The rows that the last layer computes beyond their keys, and the backend's plan for them.
+
+    Segments are those of [0, R).
+    """
 
     rows_R: Tensor
     attention: Any
+    segments: Sequence[Segment] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """Attention of one step: a plan for each kind of layer, and for the last one's tails if any."""
+    """Attention of one step: a plan for each kind of layer, and for the last one's tails if any.
+
+    Beside it, the rows of [0, T) that have an adapter.
+    """
 
     groups: Mapping[LayerKind, LayerGroupPlan]
     tail: TailPlan | None
+    segments: Sequence[Segment] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class StepContext:
     cache: KVCache
     groups: Mapping[LayerKind, LayerGroupPlan]
     backend: AttentionBackend
+    segments: Sequence[Segment] = ()
 
 
 class Gemma2Attention(nn.Module):
@@ -100,14 +110,20 @@ class Gemma2Attention(nn.Module):
         self.qkv_proj.prepare(kernels, quantization)
         self.o_proj.prepare(kernels, quantization)
 
+    def attach(self, adapters: AdapterSet, prefix: str) -> None:
+        """Take what adapters change of this prefix."""
+        self.qkv_proj.attach(adapters, prefix)
+        self.o_proj.attach(adapters, f"{prefix}.o_proj")
+
     def forward(self, x_TD: Tensor, step: StepContext, tail: TailPlan | None) -> Tensor:
         """Write the step's keys and values, attend; [T, D] is whole on every rank.
 
         With a tail, only its rows attend: [R, D].
         """
         plan, slots_T = step.groups[self.kind]
+        qkv_TM = self.qkv_proj(x_TD, step.segments)
         q_TNH = self._kernels.rotate_and_store(
-            self.qkv_proj(x_TD), step.angles, step.cache, self.layer_index, slots_T
+            qkv_TM, step.angles, step.cache, self.layer_index, slots_T
         )
         if tail is not None:
             if not len(tail.rows_R):  # the middle of prompts: their keys are all that is wanted
@@ -117,7 +133,8 @@ class Gemma2Attention(nn.Module):
         out_TNH = step.backend.attend(
             q_TNH, k_pages, v_pages, plan, scale=self.scale, softcap=self.softcap
         )
-        out_TD: Tensor = self.o_proj(out_TNH.flatten(1))
+        segments = step.segments if tail is None else tail.segments
+        out_TD: Tensor = self.o_proj(out_TNH.flatten(1), segments)
         return out_TD
 
     def shards(self, prefix: str) -> Iterator[Shard]:
@@ -159,6 +176,11 @@ class Gemma2Layer(nn.Module):
         self.self_attn.prepare(kernels, quantization)
         self.mlp.prepare(kernels, quantization)
 
+    def attach(self, adapters: AdapterSet, prefix: str) -> None:
+        """Take what adapters change of this prefix."""
+        self.self_attn.attach(adapters, f"{prefix}.self_attn")
+        self.mlp.attach(adapters, f"{prefix}.mlp")
+
     def forward(
         self,
         x_TD: Tensor,
@@ -182,7 +204,7 @@ class Gemma2Layer(nn.Module):
         x_TD, normed_TD = self.post_attention_layernorm.add(
             x_TD, branch_TD, self.pre_feedforward_layernorm
         )
-        branch_TD = self.mlp(normed_TD)
+        branch_TD = self.mlp(normed_TD, step.segments if tail is None else tail.segments)
         return self.post_feedforward_layernorm.add(x_TD, branch_TD, following)
 
     def shards(self, prefix: str) -> Iterator[Shard]:

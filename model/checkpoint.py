@@ -39,6 +39,7 @@ def load(
     folder: Path,
     ignorable: Collection[str] = (),
     check: Callable[[], None] | None = None,
+    change: Callable[[Shard, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Copy a checkpoint into its targets slice by slice, converting to the dtype of each target.
 
@@ -50,6 +51,7 @@ def load(
         folder: holds model.safetensors, or shards and their index.
         ignorable: names that the checkpoint may hold without being asked for them.
         check: called before each tensor is copied; what it raises ends the loading.
+        change: given a shard and its part of the stored tensor; what it returns is copied instead.
 
     Raises:
         CheckpointError: the checkpoint lacks a tensor, or holds one that is neither wanted nor
@@ -71,7 +73,7 @@ def load(
             _check_tensors(file, tensors, path)
     for path, tensors in files.items():
         with _opened(path) as file:
-            _copy_slices(file, tensors, check)
+            _copy_slices(file, tensors, check, change)
 
 
 def _stored_name(name: str, *, bare: bool) -> str:
@@ -117,7 +119,10 @@ def _check_tensors(file: Any, wanted: dict[str, list[Shard]], path: Path) -> Non
 
 @torch.no_grad()
 def _copy_slices(
-    file: Any, wanted: dict[str, list[Shard]], check: Callable[[], None] | None
+    file: Any,
+    wanted: dict[str, list[Shard]],
+    check: Callable[[], None] | None,
+    change: Callable[[Shard, torch.Tensor], torch.Tensor] | None,
 ) -> None:
     """Fill the targets; a slice is a view of the mapped file, so nothing else takes memory."""
     for name, shards in wanted.items():
@@ -127,4 +132,4 @@ def _copy_slices(
         for shard in shards:
             part = tensor[shard.slices]
             assert part.shape == shard.target.shape, (name, part.shape, shard.target.shape)
-            shard.target.copy_(part)
+            shard.target.copy_(part if change is None else change(shard, part))

@@ -3,14 +3,14 @@
 Shape suffixes: T tokens of the step, R rows of them, D hidden, V vocabulary, L labels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackend
-from .batch import LayerKind, PackedBatch
+from .batch import LayerKind, PackedBatch, Segment
 from .block import AttentionPlan, Gemma2Layer, LayerGroupPlan, StepContext, TailPlan
 from .checkpoint import Shard
 from .config import ModelConfig
@@ -18,6 +18,7 @@ from .errors import TaskError
 from .kernels import Kernels
 from .kv_cache import KVCache
 from .layers import LabelHead, RMSNorm, Rotary, VocabParallelEmbedding, weight_bytes
+from .lora import Adapter, AdapterSet
 from .parallel import TensorParallel
 from .params import Quantization
 from .transfer import to_device
@@ -89,6 +90,21 @@ class Gemma2(nn.Module):
         if self.score_head is not None:
             self.score_head.prepare(kernels)
 
+    def attach(self, adapters: Sequence[Adapter], check: Callable[[], None] | None = None) -> None:
+        """Keep adapters beside the weights; a batch gives their numbers, by their places here.
+
+        Args:
+            adapters: read for this model.
+            check: called before each layer; what it raises ends it.
+        """
+        kept = AdapterSet(adapters, self._kernels, self.dtype, self.device)
+        for i, layer in enumerate(self._blocks()):
+            if check is not None:
+                check()
+            layer.attach(kept, f"model.layers.{i}")
+        if self.score_head is not None:
+            self.score_head.attach(kept, "score")
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on this rank, in the form in which they are kept."""
@@ -116,10 +132,11 @@ class Gemma2(nn.Module):
             for kind, layout in batch.groups.items()
         }
         if batch.tail_lens is None:
-            return AttentionPlan(groups, None)
+            return AttentionPlan(groups, None, batch.segments)
         rows, kind = batch.tail_rows, self.config.layer_types[-1]
         plan = attention(batch.tails(kind), kind) if len(rows) else None
-        return AttentionPlan(groups, TailPlan(to_device(rows, device), plan))
+        tail = TailPlan(to_device(rows, device), plan, batch.tail_segments)
+        return AttentionPlan(groups, tail, batch.segments)
 
     @torch.inference_mode()
     def forward(
@@ -151,7 +168,7 @@ class Gemma2(nn.Module):
             layer.
         """
         angles = self.rotary.angles(positions_T, self._kernels.angles_dtype or self.dtype)
-        step = StepContext(angles, cache, plan.groups, backend)
+        step = StepContext(angles, cache, plan.groups, backend, plan.segments)
         x_TD: Tensor = self.embed_tokens(token_ids_T, self.embed_scale)
         blocks = self._blocks()
         norms = [layer.input_layernorm for layer in blocks] + [self.norm]
@@ -182,8 +199,12 @@ class Gemma2(nn.Module):
         return self.lm_head.project(hidden_RD, self.config.final_logit_softcapping)
 
     @torch.inference_mode()
-    def score(self, hidden_RD: Tensor) -> Tensor:
+    def score(self, hidden_RD: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
         """Return the classification head's outputs [R, L] in the model's dtype, on every rank.
+
+        Args:
+            hidden_RD: final hidden states.
+            segments: of those rows, for adapters that bring a head of their own.
 
         Raises:
             TaskError: the checkpoint has no classification head.
@@ -193,7 +214,7 @@ class Gemma2(nn.Module):
                 "a causal LM checkpoint has no classification head; use a sequence or token "
                 "classification checkpoint, or score labels by their likelihood"
             )
-        logits_RL: Tensor = self.score_head(hidden_RD)
+        logits_RL: Tensor = self.score_head(hidden_RD, segments)
         return logits_RL
 
     def shards(self) -> Iterator[Shard]:

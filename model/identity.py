@@ -7,6 +7,7 @@ from pathlib import Path
 from .weight_files import INDEX, check_readable, weight_paths
 
 _VERSION = b"gemmaray checkpoint 1"
+_ADAPTER = b"gemmaray adapter 1"
 _WINDOW = 4096
 
 
@@ -33,6 +34,19 @@ def identify(folder: Path) -> str:
     for path in weight_paths(folder):
         check_readable(path)
         _add(digest, path.name.encode(), str(path.stat().st_size).encode(), *_samples(path))
+    return digest.hexdigest()
+
+
+def identify_adapter(folder: Path) -> str:
+    """Digest a LoRA adapter, all bytes of its two files: 64 hex digits.
+
+    Args:
+        folder: what `locate_adapter` returned.
+    """
+    digest = hashlib.sha256(_ADAPTER)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        with (folder / name).open("rb") as file:
+            _add(digest, name.encode(), hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

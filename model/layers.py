@@ -5,16 +5,19 @@ heads, K KV heads, H head size, V vocabulary, L labels.
 
 A layer is made with empty parameters, for a checkpoint to fill through `shards`; `prepare` then
 hands them to the kernels that will compute with them, and drops those that are kept in another
-form. Only then can a layer be called.
+form. Only then can a layer be called, and adapters attached to it, whose products it adds to the
+rows of their segments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from .batch import Segment
 from .checkpoint import Shard
-from .kernels import Kernels, Linear, TokenTable
+from .kernels import GatedLinear, Kernels, Linear, TokenTable
+from .lora import AdapterSet, Updates, column_updates, head_forms, row_updates
 from .parallel import TensorParallel, even_slice, vocab_of_rank
 from .params import Quantization
 
@@ -27,9 +30,12 @@ def empty_parameter(*shape: int, dtype: torch.dtype, device: torch.device) -> nn
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes that a prepared model's weights take, those that layers share once."""
+    """Return the bytes that a prepared model's weights take, those that layers share once.
+
+    Those of adapters are among them.
+    """
     kept = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, LabelHead)
-    packed = sum(module.form.nbytes for module in model.modules() if isinstance(module, kept))
+    packed = sum(module.nbytes for module in model.modules() if isinstance(module, kept))
     return packed + sum(parameter.nbytes for parameter in model.parameters())
 
 
@@ -106,6 +112,12 @@ class ColumnParallelLinear(nn.Module):
         self.weight = empty_parameter(width, in_features, dtype=dtype, device=device)
         self.bias = empty_parameter(width, dtype=dtype, device=device) if bias else None
         self.form: Linear
+        self.updates: Updates | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, those of adapters included."""
+        return self.form.nbytes + (self.updates.nbytes if self.updates else 0)
 
     def prepare(
         self, kernels: Kernels, quantization: Quantization = "none", *, gated: bool = False
@@ -119,9 +131,36 @@ class ColumnParallelLinear(nn.Module):
         )
         del self.weight
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """Return the projections' outputs side by side: [T, sum of this rank's widths]."""
-        return self.form(x_TD)
+    def attach(self, adapters: AdapterSet, prefix: str) -> None:
+        """Take what adapters change of the projections of this prefix."""
+        parts = {name: part for name, (_, part) in self.projections.items()}
+        self.updates = column_updates(adapters, prefix, parts)
+
+    def forward(self, x_TD: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
+        """Return the projections' outputs side by side: [T, sum of this rank's widths].
+
+        Gated ones give their product: [T, half of it].
+        """
+        if self.updates is None or not segments:
+            return self.form(x_TD)
+        if isinstance(self.form, GatedLinear):
+            return self._gated(self.form, self.updates, x_TD, segments)
+        out_TN = self.form(x_TD)
+        self.updates.add_to(out_TN, x_TD, segments)
+        return out_TN
+
+    @staticmethod
+    def _gated(
+        form: GatedLinear, updates: Updates, x_TD: Tensor, segments: Sequence[Segment]
+    ) -> Tensor:
+        """Compute rows with an adapter in two goes, and those before them in one, as ever."""
+        first = segments[0].start
+        x_RD = x_TD[first:]
+        halves_RN = form.halves(x_RD)
+        own = [Segment(number, start - first, stop - first) for number, start, stop in segments]
+        updates.add_to(halves_RN, x_RD, own)
+        product_RF = form.product(halves_RN)
+        return torch.cat((form(x_TD[:first]), product_RF)) if first else product_RF
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -157,6 +196,12 @@ class RowParallelLinear(nn.Module):
         self.weight = empty_parameter(out_features, width, dtype=dtype, device=device)
         self.bias = empty_parameter(out_features, dtype=dtype, device=device) if bias else None
         self.form: Linear
+        self.updates: Updates | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight, those of adapters included."""
+        return self.form.nbytes + (self.updates.nbytes if self.updates else 0)
 
     def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:
         """Hand the loaded weights over."""
@@ -164,9 +209,16 @@ class RowParallelLinear(nn.Module):
         self.form = kernels.linear(self.weight.detach(), bias, quantization)
         del self.weight
 
-    def forward(self, x_TF: Tensor) -> Tensor:
+    def attach(self, adapters: AdapterSet, name: str) -> None:
+        """Take what adapters change of the projection of this name."""
+        self.updates = row_updates(adapters, name, self.part)
+
+    def forward(self, x_TF: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
         """Project this rank's [T, F] of the input; the sum [T, D] is whole on every rank."""
-        return self.tp.all_reduce(self.form(x_TF))
+        out_TD = self.form(x_TF)
+        if self.updates is not None:
+            self.updates.add_to(out_TD, x_TF, segments)
+        return self.tp.all_reduce(out_TD)
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""
@@ -207,9 +259,14 @@ class GatedMLP(nn.Module):
         self.gate_up_proj.prepare(kernels, quantization, gated=True)
         self.down_proj.prepare(kernels, quantization)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
+    def attach(self, adapters: AdapterSet, prefix: str) -> None:
+        """Take what adapters change of this prefix."""
+        self.gate_up_proj.attach(adapters, prefix)
+        self.down_proj.attach(adapters, f"{prefix}.down_proj")
+
+    def forward(self, x_TD: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
         """Return [T, D], whole on every rank."""
-        out_TD: Tensor = self.down_proj(self.gate_up_proj(x_TD))
+        out_TD: Tensor = self.down_proj(self.gate_up_proj(x_TD, segments), segments)
         return out_TD
 
     def shards(self, prefix: str) -> Iterator[Shard]:
@@ -241,6 +298,11 @@ class VocabParallelEmbedding(nn.Module):
         self.weight[self.share.size :].zero_()
         self.form: TokenTable
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return self.form.nbytes
+
     def prepare(self, kernels: Kernels) -> None:
         """Hand the loaded table over."""
         self.form = kernels.token_table(self.weight.detach())
@@ -268,7 +330,10 @@ class VocabParallelEmbedding(nn.Module):
 
 
 class LabelHead(nn.Module):
-    """A linear layer from hidden states to labels, the same on every rank."""
+    """A linear layer from hidden states to labels, the same on every rank.
+
+    Adapters may bring one of their own, which takes its place for their rows.
+    """
 
     def __init__(
         self, hidden_size: int, labels: int, *, bias: bool, dtype: torch.dtype, device: torch.device
@@ -277,15 +342,29 @@ class LabelHead(nn.Module):
         self.weight = empty_parameter(labels, hidden_size, dtype=dtype, device=device)
         self.bias = empty_parameter(labels, dtype=dtype, device=device) if bias else None
         self.form: Linear
+        self.others: dict[int, Linear] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, those of adapters included."""
+        return self.form.nbytes + sum(form.nbytes for form in self.others.values())
 
     def prepare(self, kernels: Kernels) -> None:
         """Hand the loaded weights over; a head is never quantized."""
         self.form = kernels.linear(self.weight.detach(), self.bias, "none")
         del self.weight
 
-    def forward(self, x_RD: Tensor) -> Tensor:
+    def attach(self, adapters: AdapterSet, prefix: str) -> None:
+        """Take the heads that adapters bring."""
+        self.others = head_forms(adapters, prefix)
+
+    def forward(self, x_RD: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
         """Return [R, L] outputs, neither capped nor normalised."""
-        return self.form(x_RD)
+        out_RL = self.form(x_RD)
+        for number, start, stop in segments:
+            if number in self.others:
+                out_RL[start:stop] = self.others[number](x_RD[start:stop])
+        return out_RL
 
     def shards(self, prefix: str) -> Iterator[Shard]:
         """Yield what the checkpoint has under this prefix."""

@@ -41,8 +41,39 @@ def locate(checkpoint: str, revision: str | None = None, *, weights: bool = True
             is not read.
         ParameterError: a revision is given for something that has none.
     """
+    found = _locate(checkpoint, revision, PATTERNS if weights else DESCRIPTION)
+    return _checked(found, weights=weights)
+
+
+def locate_adapter(adapter: str) -> Path:
+    """Find a LoRA adapter, fetching it first where it is not on this machine.
+
+    Args:
+        adapter: as a checkpoint; the branch, tag or commit of a hub id stands behind an `@`.
+
+    Returns:
+        The folder; it has an adapter_config.json.
+
+    Raises:
+        CheckpointError: there is no such adapter, or it can't be fetched.
+    """
+    name: str
+    revision: str | None
+    name, _, revision = adapter.partition("@")
+    pinned = revision and _HUB_ID.fullmatch(name) and not Path(adapter).exists()
+    if not pinned:
+        name, revision = adapter, None
+    folder = _locate(name, revision, PATTERNS)
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no adapter_config.json: give the folder of an adapter as PEFT saves it"
+        )
+    return folder
+
+
+def _locate(checkpoint: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Do what `locate` does, whatever the folder holds."""
     _refuse_odd_names(checkpoint)
-    patterns = PATTERNS if weights else DESCRIPTION
     scheme, separator, rest = checkpoint.partition("://")
     try:
         local = Path(rest if separator else checkpoint).expanduser()
@@ -50,16 +81,16 @@ def locate(checkpoint: str, revision: str | None = None, *, weights: bool = True
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint} can't be read: {error}") from None
     if not on_disk and not separator and _HUB_ID.fullmatch(checkpoint):
-        return _checked(_from_hub(checkpoint, revision, patterns), weights=weights)
+        return _from_hub(checkpoint, revision, patterns)
     if revision is not None:
         raise ParameterError(f"revision is for hub ids only, and {checkpoint!r} is not one")
     if scheme == "s3" and separator:
         # Not at the top: its client takes 0.2 s to import, and most checkpoints don't need it.
         from .s3_cache import fetch_folder  # noqa: PLC0415
 
-        return _checked(fetch_folder(checkpoint, patterns), weights=weights)
+        return fetch_folder(checkpoint, patterns)
     if on_disk:
-        return _checked(local, weights=weights)
+        return local
     raise CheckpointError(
         f"{checkpoint!r} is no folder here, no hub id (org/name) and no s3:// URI"
     )

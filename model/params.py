@@ -23,6 +23,8 @@ Quantization = Literal["none", "int8", "fp8"]
 SchedulePolicy = Literal["shard", "fcfs"]
 
 TokenId = Annotated[int, Field(ge=0)]
+AdapterName = Annotated[str, Field(min_length=1, max_length=256)]
+AdapterPaths = dict[AdapterName, Annotated[str, Field(min_length=1)]]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 FLOAT16_REFUSED = (
@@ -51,6 +53,21 @@ def one_line(error: ValidationError) -> str:
         got = "" if item["type"] in {"missing", "value_error"} else f", got {item['input']!r}"
         findings.append(f"{where}: {message}{got}" if where else message)
     return "; ".join(findings)
+
+
+def named_paths(text: str) -> dict[str, str]:
+    """Read `name=path,name=path`.
+
+    Raises:
+        ParameterError: it is not of that form, or names one twice.
+    """
+    pairs = [item.partition("=") for item in text.split(",")]
+    named = {name.strip(): path.strip() for name, _, path in pairs}
+    if not all(named) or not all(named.values()) or len(named) != len(pairs):
+        raise ParameterError(
+            f"adapters are NAME=FOLDER,NAME=FOLDER with distinct names, got {text!r}"
+        )
+    return named
 
 
 class Settings(BaseModel):
@@ -208,6 +225,10 @@ class EngineConfig(Settings):
             nothing is gained.
         threads: CPU threads of each rank; None is torch's own choice, divided by the ranks where
             they compute on the CPU.
+        adapter: a LoRA adapter as PEFT saves it, which is merged into the weights: a local folder,
+            a hub id (`org/name`, `org/name@revision`) or `s3://bucket/prefix`.
+        adapters: adapters by name that are kept beside the weights. A request names one of them, or
+            none; a step computes requests of all of them together.
     """
 
     checkpoint: str = Field(min_length=1)
@@ -228,3 +249,5 @@ class EngineConfig(Settings):
     cuda_graphs: bool = True
     overlap: bool | None = None
     threads: int | None = Field(default=None, ge=1)
+    adapter: str | None = Field(default=None, min_length=1)
+    adapters: AdapterPaths = Field(default_factory=dict)

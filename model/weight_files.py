@@ -128,7 +128,7 @@ def _no_weights(folder: Path) -> str:
     if (folder / "manifest.ocdbt").exists():
         return f"{folder} holds a Flax checkpoint; `gemmaray convert` brings it into safetensors"
     if (folder / "adapter_config.json").exists():
-        return f"{folder} holds an adapter, not a model; merge it into its base model first"
+        return f"{folder} holds an adapter, not a model; give its base model, and this as adapter"
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         return f"{folder} holds {some(others)} but neither {SINGLE} nor {INDEX}"
     return f"{folder} holds no weights: neither {SINGLE} nor {INDEX}"

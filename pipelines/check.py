@@ -84,7 +84,7 @@ def check(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> CheckedJob:
         faults.attempt(partial(refuse_output_among_inputs, spec.input, files, spec.output))
         found = faults.attempt(partial(_survey, spec, source, files))
     if found is not None:
-        kept = faults.attempt(partial(check_columns, found.footers, source, spec.keep))
+        kept = faults.attempt(partial(check_columns, found.footers, source, spec.kept_columns))
     if kept is not None and tasks:
         schema = faults.attempt(partial(output_schema, kept, tasks))
     faults.end()
@@ -103,7 +103,7 @@ def check(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> CheckedJob:
 def _survey(spec: JobSpec, source: PromptSource, files: Sequence[Location]) -> Survey:
     return survey(
         files,
-        read_columns(source, spec.keep),
+        read_columns(source, spec.kept_columns),
         quarantine=spec.on_bad_file == "quarantine",
         known=planned_files(open_store(spec.output, spec.s3)),
         s3=spec.s3,

@@ -1,14 +1,18 @@
 """What a job needs to know of its model before anything is started."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.config import Architecture, ComputeDType, ModelConfig
 from model.errors import ParameterError, TaskError
 from model.identity import identify
 from model.locate import hub_commit, locate
+from model.params import EngineConfig
 from model.tokenizer import GemmaTokenizer
 
+from .adapters import AdapterInfo, adapted, inspect_adapter
 from .job import JobSpec
 from .tokenizer_files import TokenizerFiles
 
@@ -33,6 +37,8 @@ class CheckpointInfo:
         max_model_len: most tokens of prompt and answer.
         tokenizer_files: for those who tokenize elsewhere.
         chat: whether prompts go through the chat template.
+        adapter: merged into it, if any is.
+        adapters: kept beside it, by name.
     """
 
     checkpoint: str
@@ -43,11 +49,23 @@ class CheckpointInfo:
     max_model_len: int
     tokenizer_files: TokenizerFiles
     chat: bool
+    adapter: AdapterInfo | None = None
+    adapters: Mapping[str, AdapterInfo] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> GemmaTokenizer:
         """Its tokenizer."""
         return self.tokenizer_files.load()
+
+    def engine_config(self, spec: JobSpec, **changes: Any) -> EngineConfig:
+        """Give the settings of one replica's engine, wherever it runs, some of them replaced."""
+        return spec.engine_config(
+            self.checkpoint,
+            self.revision,
+            adapter=self.adapter.path if self.adapter else None,
+            adapters={name: adapter.path for name, adapter in self.adapters.items()},
+            **changes,
+        )
 
 
 def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
@@ -58,7 +76,7 @@ def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
         ParameterError, TaskError: it can't do this job.
     """
     folder = locate(spec.model, spec.revision)
-    config = ModelConfig.from_folder(folder)
+    config = adapted(ModelConfig.from_folder(folder), spec.adapter)
     for name in spec.tasks.names:
         if NEEDS.get(name, config.architecture) != config.architecture:
             raise TaskError(
@@ -76,6 +94,8 @@ def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
         max_model_len=config.model_len(spec.resources.max_model_len),
         tokenizer_files=files,
         chat=_uses_chat(spec, files.load()),
+        adapter=inspect_adapter(spec.adapter, config) if spec.adapter is not None else None,
+        adapters={name: inspect_adapter(path, config) for name, path in spec.adapters.items()},
     )
 
 

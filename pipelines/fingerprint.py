@@ -43,6 +43,12 @@ def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> d
         values["settings_column"] = spec.settings_column
     if spec.long_texts != "error":
         values |= {"long_texts": spec.long_texts, "stride": spec.stride}
+    if checkpoint.adapter is not None:
+        values["adapter"] = checkpoint.adapter.digest
+    if spec.adapter_column is not None:
+        values["adapter_column"] = spec.adapter_column
+        for name, adapter in sorted(checkpoint.adapters.items()):
+            values[f"adapters.{name}"] = adapter.digest
     for name in spec.tasks.names:
         values[f"tasks.{name}"] = True
         settings = getattr(spec.tasks, name)

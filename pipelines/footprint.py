@@ -82,9 +82,21 @@ class CacheRoom:
 
 
 def weigh(
-    config: ModelConfig, dtype: ComputeDType, quantization: Quantization, ranks: int
+    config: ModelConfig,
+    dtype: ComputeDType,
+    quantization: Quantization,
+    ranks: int,
+    adapters: int = 0,
 ) -> Weights:
     """Add up a model's tensors.
+
+    Args:
+        config: of the model.
+        dtype: that it computes in.
+        quantization: of the layers' matrices.
+        ranks: that share it.
+        adapters: numbers in the matrices of adapters that are kept beside it. Each rank has one of
+            each two matrices whole, so they count in full.
 
     Raises:
         ParameterError: it can't be cut into so many ranks.
@@ -98,6 +110,7 @@ def weigh(
         saved = kind.itemsize - 1
         for shard in matrices:
             rank_bytes += shard.target.shape[0] * SCALE_BYTES - shard.target.numel() * saved
+    rank_bytes += adapters * kind.itemsize
     outputs = config.vocab_size if config.architecture == "causal_lm" else len(config.labels)
     return Weights(
         parameters=sum(prod(shard.full_shape) for shard in shards),

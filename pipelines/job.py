@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from model.errors import ParameterError
 from model.long_texts import LongTexts, LongTextsMode
 from model.params import (
+    AdapterPaths,
     AttentionName,
     CheckedDType,
     Device,
@@ -76,6 +77,10 @@ class JobSpec(Settings):
             is refused.
         model: a local checkpoint folder, a hub id, or s3://bucket/prefix.
         revision: the branch, tag or commit of a hub id.
+        adapter: a LoRA adapter that is merged into the model; see EngineConfig, as for the next.
+        adapters: adapters by name, from which adapter_column chooses.
+        adapter_column: a text column with the name of each row's adapter; null and "" are the model
+            alone. It is kept.
         prompt: text with {column} in it; {{ and }} are braces. Text and integer columns can be
             used.
         prompt_column: a text column that holds the prompt. Instead of `prompt`.
@@ -109,6 +114,9 @@ class JobSpec(Settings):
     output: Name
     model: Name
     revision: str | None = None
+    adapter: Name | None = None
+    adapters: AdapterPaths = Field(default_factory=dict)
+    adapter_column: Name | None = None
     prompt: Name | None = None
     prompt_column: Name | None = None
     messages: Name | None = None
@@ -164,8 +172,18 @@ class JobSpec(Settings):
             )
         if len(set(self.keep)) != len(self.keep):
             raise ValueError("keep names a column twice")
+        if bool(self.adapters) != bool(self.adapter_column):
+            raise ValueError("adapters and adapter_column go together: give both or neither")
         self.engine_config(self.model, self.revision)
         return self
+
+    @property
+    def kept_columns(self) -> Literal["*"] | tuple[str, ...]:
+        """The columns to copy: those of `keep`, and what says which adapter answered."""
+        column = self.adapter_column
+        if self.keep == "*" or column is None or column in self.keep:
+            return self.keep
+        return (*self.keep, column)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
@@ -191,6 +209,7 @@ class JobSpec(Settings):
     def engine_config(self, checkpoint: str, revision: str | None, **changes: Any) -> EngineConfig:
         """Give the settings of one replica's engine, some of them replaced."""
         values = self.resources.model_dump(exclude={"replicas"}, exclude_none=True)
+        values |= {"adapter": self.adapter, "adapters": self.adapters}
         return EngineConfig(checkpoint=checkpoint, revision=revision, **{**values, **changes})
 
 

@@ -12,6 +12,7 @@ from model.long_texts import Frame, LongTexts, WindowedPrompt, fit
 from model.params import SamplingParams
 from model.tokenizer import GemmaTokenizer
 
+from .adapters import RowAdapters
 from .checkpoint_info import CheckpointInfo
 from .columns import without_invalid_text
 from .errors import InputError, error_cells
@@ -40,6 +41,7 @@ PROMPT_SCHEMA = pa.schema(
         pa.field("frame", pa.list_(pa.int32())),
         pa.field("bounds", pa.list_(pa.int32())),
         pa.field("settings", pa.string()),
+        pa.field("adapter", pa.string()),
         pa.field("error_class", pa.string()),
         pa.field("error", pa.string()),
     ]
@@ -60,6 +62,7 @@ class Preparer:
         max_len: most tokens of prompt and answer.
         reserve: tokens that must fit behind the prompt.
         settings: where rows have settings of their own, if they have any.
+        adapters: where rows name their adapter, if they do.
         beside: tokens that must fit behind the prompt for other tasks than generate.
         read: how input files are read.
         long_texts: what becomes of prompts that are too long.
@@ -74,6 +77,7 @@ class Preparer:
     max_len: int
     reserve: int
     settings: RowSettings | None = None
+    adapters: RowAdapters | None = None
     beside: int = 0
     read: ReadOptions = PLAIN
     long_texts: LongTexts = REFUSED
@@ -93,6 +97,7 @@ class Preparer:
             max_len=checkpoint.max_model_len,
             reserve=tasks.reserve,
             settings=RowSettings.of(spec),
+            adapters=RowAdapters.of(spec),
             beside=tasks.reserve_beside,
             read=ReadOptions.of(spec),
             long_texts=LongTexts(spec.long_texts, spec.stride),
@@ -110,9 +115,12 @@ class Preparer:
         tokenizer = self.files.load()
         prompts = self.source.prompts(rows.table)
         settings = self.settings.read(rows.table) if self.settings else repeat(None)
+        adapters = self.adapters.read(rows.table) if self.adapters else repeat(None)
         cells = [
-            _fault(faults[row]) if row in faults else self._cells(prompt, own, tokenizer)
-            for row, (prompt, own) in enumerate(zip(prompts, settings, strict=False))
+            _fault(faults[row]) if row in faults else self._cells(prompt, own, name, tokenizer)
+            for row, (prompt, own, name) in enumerate(
+                zip(prompts, settings, adapters, strict=False)
+            )
         ]
         return make_packet(rows.unit, file_name, pa.Table.from_pylist(cells, PROMPT_SCHEMA), kept)
 
@@ -131,6 +139,7 @@ class Preparer:
         self,
         prompt: Prompt | PromptError,
         settings: SamplingParams | GemmarayError | None,
+        adapter: str | PromptError | None,
         tokenizer: GemmaTokenizer,
     ) -> dict[str, Any]:
         cells: dict[str, Any] = {}
@@ -140,9 +149,12 @@ class Preparer:
                 raise prompt
             if isinstance(settings, GemmarayError):
                 raise settings
+            if isinstance(adapter, PromptError):
+                raise adapter
             if self.long_texts.mode == "error":
                 self._check_characters(prompt)
             cells = self._fitted(self._encoded(prompt, tokenizer), tokenizer)
+            cells |= {"adapter": adapter}
             if settings is not None:
                 cells["settings"] = settings.model_dump_json(exclude_defaults=True)
                 reserve = max(settings.max_tokens, self.beside)

@@ -26,32 +26,37 @@ class PromptSource:
         text_column: the column that holds the text.
         messages_column: the column that holds the messages.
         settings_column: the column that holds settings of the row's own.
+        adapter_column: the column that names the row's adapter.
     """
 
     template: Template | None = None
     text_column: str | None = None
     messages_column: str | None = None
     settings_column: str | None = None
+    adapter_column: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> "PromptSource":
         """Read it from a job."""
         template = Template.parse(spec.prompt) if spec.prompt else None
-        return cls(template, spec.prompt_column, spec.messages, spec.settings_column)
+        own = spec.settings_column, spec.adapter_column
+        return cls(template, spec.prompt_column, spec.messages, *own)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The input columns that it needs."""
-        named = (self.text_column, self.messages_column, self.settings_column)
+        own = self.settings_column, self.adapter_column
+        named = (self.text_column, self.messages_column, *own)
         columns = (*(self.template.columns if self.template else ()), *filter(None, named))
         return tuple(dict.fromkeys(columns))
 
     def fault(self, name: str, kind: pa.DataType) -> str | None:
         """Say why a column of this type can't be used, or None if it can."""
-        if name == self.settings_column:
+        if name in (self.settings_column, self.adapter_column):
             if is_text(kind):
                 return None
-            return f"column {name!r} is {kind}; settings are JSON text: write them so first"
+            what = "settings are JSON text" if name == self.settings_column else "names are text"
+            return f"column {name!r} is {kind}; {what}: write them so first"
         if self.messages_column:
             if is_messages(kind) or is_text(kind):
                 return None

@@ -49,9 +49,8 @@ class Job:
     def stream(self, units: int) -> Stream:
         """Give what the stages of the run need to know, for so many units to compute."""
         checkpoint, placement = self.checkpoint, self.placement
-        engine = self.spec.engine_config(
-            checkpoint.checkpoint,
-            checkpoint.revision,
+        engine = checkpoint.engine_config(
+            self.spec,
             device=placement.device,
             threads=placement.threads,
             kv_cache_bytes=placement.kv_cache_bytes,
@@ -97,5 +96,7 @@ def _anywhere(spec: JobSpec, checkpoint: CheckpointInfo) -> JobSpec:
             "output": str(parse_location(spec.output)),
             "model": checkpoint.checkpoint,
             "revision": checkpoint.revision,
+            "adapter": checkpoint.adapter.path if checkpoint.adapter else None,
+            "adapters": {name: adapter.path for name, adapter in checkpoint.adapters.items()},
         }
     )

@@ -70,7 +70,7 @@ class JobWork:
             offsets, text, own = _pairs(row["offsets"]), row["text"] or "", row["settings"]
             settings = sampling_params(json.loads(own)) if own else None
             ready = Row(_prompt(row), row["spaced"], seed, text, offsets, settings)
-            requests.append(Request(ready.prompt_ids, self.tasks.tasks(ready)))
+            requests.append(Request(ready.prompt_ids, self.tasks.tasks(ready), row["adapter"]))
         return requests
 
     def answered(

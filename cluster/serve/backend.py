@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from actors.calls import (
@@ -80,6 +80,60 @@ class Backend(Protocol):
     async def detokenize(self, ids: Sequence[int]) -> str | Failure:
         """Give the text of tokens."""
         ...
+
+
+class AdapterBackend:
+    """A model with one of its adapters, on the engines of the model.
+
+    Args:
+        model: the backend of the model itself.
+        parent: what requests call the model.
+        adapter: the adapter's name.
+    """
+
+    def __init__(self, model: Backend, parent: str, adapter: str) -> None:
+        self._model = model
+        self._parent = parent
+        self._adapter = adapter
+
+    async def describe(self) -> Card:
+        """Say what the model is."""
+        return replace(await self._model.describe(), parent=self._parent)
+
+    async def state(self) -> BackendState:
+        """Say what becomes of the model."""
+        return await self._model.state()
+
+    async def compute(self, call: Call) -> list[PromptAnswer] | Failure:
+        """Answer a call."""
+        return await self._model.compute(replace(call, adapter=self._adapter))
+
+    def stream(self, call: Call) -> AsyncGenerator[list[Event], None]:
+        """Answer a call token by token."""
+        return self._model.stream(replace(call, adapter=self._adapter))
+
+    async def tokenize(self, prompt: Prompt) -> Tokens | Failure:
+        """Give the tokens of a prompt."""
+        return await self._model.tokenize(prompt)
+
+    async def detokenize(self, ids: Sequence[int]) -> str | Failure:
+        """Give the text of tokens."""
+        return await self._model.detokenize(ids)
+
+
+def with_adapters(
+    backends: Mapping[str, Backend], parents: Mapping[str, str]
+) -> dict[str, Backend]:
+    """Add adapters to models: each is a model of its own to those who ask.
+
+    Args:
+        backends: the models by name.
+        parents: of each adapter, by its name.
+    """
+    adapters = {
+        name: AdapterBackend(backends[parent], parent, name) for name, parent in parents.items()
+    }
+    return {**backends, **adapters}
 
 
 class LocalBackend:

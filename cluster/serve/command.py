@@ -22,6 +22,7 @@ from model.errors import ParameterError
 from model.locate import locate
 from model.params import one_line
 from model.tokenizer import load_tokenizer
+from pipelines.adapters import adapted, inspect_adapter
 from pipelines.errors import JobInterrupted
 
 from .access import Keys
@@ -130,9 +131,12 @@ def _inspect(model: ModelArgs) -> None:
     Raises:
         GemmarayError: it can't be found or used.
     """
-    config = model.engine_config()
-    folder = locate(config.checkpoint, config.revision)
-    ModelConfig.from_folder(folder).model_len(config.max_model_len)
+    settings = model.engine_config()
+    folder = locate(settings.checkpoint, settings.revision)
+    config = adapted(ModelConfig.from_folder(folder), settings.adapter)
+    config.model_len(settings.max_model_len)
+    for adapter in filter(None, (settings.adapter, *settings.adapters.values())):
+        inspect_adapter(adapter, config)
     load_tokenizer(folder)
 
 

@@ -67,7 +67,9 @@ def batch_application(
         max_constructor_retry_count=BUILD_TRIES,
     )(BatchWorker)
     lines = {model.served_name: model.batch_lines for model in args.models}
-    return deployment.bind(models, lines, directory, args.limits, args.batches_at_once)
+    return deployment.bind(
+        models, lines, directory, args.limits, args.batches_at_once, args.parents
+    )
 
 
 def _options(model: ModelArgs, name: str, patience_s: float) -> dict[str, Any]:

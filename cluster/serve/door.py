@@ -13,6 +13,7 @@ from pipelines.storage import open_store
 
 from .access import Keys
 from .api import make_app
+from .backend import with_adapters
 from .batches.desk import Desk
 from .batches.front import Batches
 from .batches.shelf import Shelf
@@ -40,6 +41,8 @@ def front_door(
     limits: Limits,
     batch_dir: str | None = None,
     batch_worker: DeploymentHandle[Any] | None = None,
+    *,
+    parents: Mapping[str, str] | None = None,
 ) -> FastAPI:
     """Give what answers HTTP, in a process that is connected to Ray.
 
@@ -49,6 +52,7 @@ def front_door(
         limits: what one request may take.
         batch_dir: where files and batches are; None has none.
         batch_worker: who runs them.
+        parents: the models of adapters, by the adapters' names.
 
     Raises:
         StorageError: batch_dir can't be used.
@@ -60,7 +64,8 @@ def front_door(
         desk = Desk(Shelf(open_store(batch_dir)), limits)
         batches = Batches(desk, batch_worker.metrics.remote)
     metrics = Metrics(beside=RayMetrics(FRONT_DOOR_METRICS))
-    return make_app(backends, keys, limits, metrics=metrics, batches=batches)
+    models = with_adapters(backends, parents or {})
+    return make_app(models, keys, limits, metrics=metrics, batches=batches)
 
 
 @serve.ingress()
@@ -74,8 +79,10 @@ class FrontDoor:
         limits: Limits,
         batch_dir: str | None = None,
         batch_worker: DeploymentHandle[Any] | None = None,
+        *,
+        parents: Mapping[str, str] | None = None,
     ) -> None:
-        self._app = front_door(handles, keys, limits, batch_dir, batch_worker)
+        self._app = front_door(handles, keys, limits, batch_dir, batch_worker, parents=parents)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
@@ -98,9 +105,9 @@ def application(args: ServeArgs) -> serve.Application:
         graceful_shutdown_wait_loop_s=DRAIN_LOOP_S,
     )(FrontDoor)
     if directory is None:
-        return door.bind(models, keys, args.limits)
+        return door.bind(models, keys, args.limits, parents=args.parents)
     worker = batch_application(args, models, directory)
-    return door.bind(models, keys, args.limits, directory, worker)
+    return door.bind(models, keys, args.limits, directory, worker, parents=args.parents)
 
 
 def read_keys(args: ServeArgs) -> Keys | None:

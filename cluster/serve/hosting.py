@@ -53,7 +53,7 @@ def hosted(args: ServeArgs, listener: socket.socket) -> Iterator[None]:
         if directory is not None:
             batches = batch_application(args, handles, directory)
             (worker,) = _deployed(prefix, [(BATCH_WORKER, batches)])
-        app = front_door(handles, keys, args.limits, directory, worker)
+        app = front_door(handles, keys, args.limits, directory, worker, parents=args.parents)
         with _listening(app, listener, drain_s(args)):
             yield
     finally:

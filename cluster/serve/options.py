@@ -15,6 +15,8 @@ MODEL_FIELDS = (
     "model",
     "name",
     "revision",
+    "adapter",
+    "adapters",
     "system",
     "replicas",
     "tensor_parallel",
@@ -64,6 +66,18 @@ class ServeOptions:
     ] = None
     revision: Annotated[
         str | None, _option("Branch, tag or commit of a Hugging Face id.", MODEL)
+    ] = None
+    adapter: Annotated[
+        str | None,
+        _option("A LoRA adapter to merge into the model.", MODEL, metavar="FOLDER"),
+    ] = None
+    adapters: Annotated[
+        str | None,
+        _option(
+            "LoRA adapters, each a model of its own to requests.",
+            MODEL,
+            metavar="NAME=FOLDER,...",
+        ),
     ] = None
     tensor_parallel: Annotated[
         int | None, _option("GPUs (or processes) that share one engine.", MODEL, default="1")

@@ -4,13 +4,21 @@ They come as text from `serve run ... key=value`, so numbers may be written as t
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from model.chat import SystemPolicy
-from model.params import CheckedDType, Device, EngineConfig, Quantization
+from model.params import (
+    AdapterPaths,
+    CheckedDType,
+    Device,
+    EngineConfig,
+    Quantization,
+    named_paths,
+)
 
 MIB = 1 << 20
 ENGINE_FIELDS = (
@@ -51,6 +59,9 @@ class ModelArgs(Arguments):
             half of max_ongoing, which leaves the other half to whoever waits for an answer.
         cpus: for Ray's scheduler, and how many threads compute where there is no GPU.
         hang_s: a replica that is in one step for so long is replaced.
+        adapter: a LoRA adapter that is merged into the model.
+        adapters: LoRA adapters by name, each of which requests call as a model of its own; also as
+            text, `name=folder,name=folder`.
 
     The others are EngineConfig's; None leaves its default.
     """
@@ -75,6 +86,13 @@ class ModelArgs(Arguments):
     max_batch_tokens: int | None = Field(default=None, ge=16)
     kv_cache_bytes: int | None = Field(default=None, ge=1 << 16)
     threads: int | None = Field(default=None, ge=1)
+    adapter: str | None = Field(default=None, min_length=1)
+    adapters: AdapterPaths = Field(default_factory=dict)
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return named_paths(value) if isinstance(value, str) else value
 
     @field_validator("replicas")
     @classmethod
@@ -109,10 +127,16 @@ class ModelArgs(Arguments):
         """Give the settings of one replica's engine. Raises ParameterError."""
         values = {name: getattr(self, name) for name in ENGINE_FIELDS}
         given = {name: value for name, value in values.items() if value is not None}
-        folder = Path(self.model).expanduser()
-        # Replicas run in folders of their own. Online, whoever came first begins first.
-        checkpoint = str(folder.absolute()) if folder.is_dir() else self.model
-        return EngineConfig(checkpoint=checkpoint, schedule="fcfs", **given)
+        adapters = {name: _anywhere(path) for name, path in self.adapters.items()}
+        merged = None if self.adapter is None else _anywhere(self.adapter)
+        # Online, whoever came first begins first.
+        return EngineConfig(
+            checkpoint=_anywhere(self.model),
+            schedule="fcfs",
+            adapter=merged,
+            adapters=adapters,
+            **given,
+        )
 
 
 class Limits(Arguments):
@@ -180,11 +204,26 @@ class ServeArgs(Arguments):
             )
         if not self.models:
             raise ValueError("models is empty: give at least one")
-        names = [model.served_name for model in self.models]
+        names = [*(model.served_name for model in self.models), *self._adapter_names]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two models are called {twice[0]!r}: give one of them a name")
         return self
+
+    @property
+    def _adapter_names(self) -> list[str]:
+        return [name for model in self.models for name in model.adapters]
+
+    @property
+    def parents(self) -> Mapping[str, str]:
+        """What requests call each adapter, and the model that it changes."""
+        return {name: model.served_name for model in self.models for name in model.adapters}
+
+
+def _anywhere(path: str) -> str:
+    """Give a folder's absolute path: replicas run in folders of their own."""
+    folder = Path(path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
 
 
 def _replica_range(value: int | str) -> tuple[int, int]:

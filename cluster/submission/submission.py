@@ -166,6 +166,7 @@ def _places(spec: JobSpec) -> list[tuple[str, str]]:
         *(("input", path) for path in spec.input),
         ("output", spec.output),
         ("model", spec.model),
+        *(("adapter", path) for path in filter(None, (spec.adapter, *spec.adapters.values()))),
     ]
 
 
@@ -179,7 +180,7 @@ def _only_here(setting: str, value: str) -> str | None:
         return "is in a home folder"
     if Path(path).is_absolute():
         return None
-    if setting == "model" and not separator and not Path(path).exists():
+    if setting in ("model", "adapter") and not separator and not Path(path).exists():
         return None  # a hub id
     return "is relative to this machine's folder"
 

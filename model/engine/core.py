@@ -11,7 +11,8 @@ from model.config import ModelConfig
 from model.constrain import Constraints
 from model.errors import GemmarayError, ParameterError, PromptError
 from model.hybrid_cache import HybridCache
-from model.locate import locate
+from model.locate import locate, locate_adapter
+from model.lora import adapted_config
 from model.outputs import RequestUpdate
 from model.params import EngineConfig
 from model.prefix_cache import page_digests
@@ -19,6 +20,7 @@ from model.stats import EngineStats, MemoryReport
 from model.tasks import Task
 from model.tokenizer import GemmaTokenizer, load_tokenizer
 
+from .adapters import AdapterNames
 from .admission import Admission
 from .compiling import Compiling
 from .device import device_type_of, overlaps_on, threads_of
@@ -47,8 +49,10 @@ class EngineCore:
 
     def __init__(self, config: EngineConfig, *, on_stuck: OnStuck | None = None) -> None:
         folder = locate(config.checkpoint, config.revision)
+        merged = locate_adapter(config.adapter) if config.adapter is not None else None
         self.config = config
-        self.model_config = ModelConfig.from_folder(folder)
+        self.model_config = adapted_config(ModelConfig.from_folder(folder), merged)
+        self._adapters = AdapterNames(config.adapters)
         self.tokenizer: GemmaTokenizer | None = load_tokenizer(folder)
         self._counts = EngineStats()
         self._requests: dict[str, Request] = {}
@@ -66,6 +70,8 @@ class EngineCore:
             page_size=config.page_size,
             threads=threads_of(config, device_type),
             cuda_graphs=config.cuda_graphs,
+            adapter=merged,
+            adapters=tuple(map(locate_adapter, config.adapters.values())),
         )
         self.dtype = setup.dtype
         self._overlaps = overlaps_on(config, device_type)
@@ -133,6 +139,7 @@ class EngineCore:
         request_id: str | None = None,
         stream: bool = False,
         salt: bytes = b"",
+        adapter: str | None = None,
     ) -> str:
         """Queue a request; its output comes with a later step's updates.
 
@@ -143,6 +150,7 @@ class EngineCore:
             stream: report every token as it is drawn.
             salt: pages of this prompt are shared with prompts of the same salt alone, so that how
                 fast an answer comes tells nobody else what was asked before.
+            adapter: the name of the adapter to compute it with; None is the model alone.
 
         Returns:
             The request's id.
@@ -150,15 +158,19 @@ class EngineCore:
         Raises:
             PromptError: the prompt is empty, too long, malformed, or needs more than the cache.
             TaskError: the checkpoint can't do it.
-            ParameterError: the id is in use, or the tasks contradict each other.
+            ParameterError: the id is in use, the tasks contradict each other, or there is no such
+                adapter.
             ConstraintError: its constraint is known not to compile. What is found out later comes
                 as the `error` of an update.
         """
         request_id = request_id if request_id is not None else next(self._names)
         if request_id in self._requests:
             raise ParameterError(f"request id {request_id!r} is in use")
+        number = self._adapters.number(adapter)
         tokens = self._factory.encode(prompt)
-        request = self._factory.make(request_id, tokens, tasks, stream=stream, salt=salt)
+        request = self._factory.make(
+            request_id, tokens, tasks, stream=stream, salt=salt, adapter=number
+        )
         admission, compiling = self._admission(request), request.compiling
         if compiling is not None:
             self._compiling.add(admission, compiling)
@@ -283,7 +295,7 @@ class EngineCore:
         cache, branches = scheduler.cache, request.branch_lengths()
         digests: list[bytes] = []
         if self.config.prefix_caching:
-            digests = page_digests(request.prompt, cache.page_size, request.salt)
+            digests = page_digests(request.prompt, cache.page_size, request.prefix_salt)
         admission = Admission(
             request.request_id,
             EngineSequence(
@@ -292,6 +304,7 @@ class EngineCore:
                 cache.new_sequence(),
                 PromptReader(request.readers),
                 is_prompt=True,
+                adapter=request.adapter,
             ),
             prompt_tokens=len(request.prompt),
             branches=branches,

@@ -33,6 +33,8 @@ from .windowed import WindowedEngine
 
 Output = TypeVar("Output", bound=TaskOutput)
 REFUSED = LongTexts()
+# Of all prompts, or of each; None is the model alone.
+AdapterChoice = str | None | Sequence[str | None]
 
 
 class Engine(WindowedEngine):
@@ -60,6 +62,8 @@ class Engine(WindowedEngine):
         self,
         prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        adapter: AdapterChoice = None,
     ) -> list[GenerationOutput]:
         """Continue each prompt.
 
@@ -67,6 +71,7 @@ class Engine(WindowedEngine):
             prompts: texts (taken as they are, behind one <bos>), lists of token ids, or lists of
                 messages (through the chat template).
             params: one for all, or one for each; None is SamplingParams().
+            adapter: the name of the adapter of all, or of each; so it is for the other tasks.
 
         Raises:
             PromptError: a prompt is empty, too long or malformed; names its position.
@@ -76,7 +81,7 @@ class Engine(WindowedEngine):
             params = [params or SamplingParams()] * len(prompts)
         if len(params) != len(prompts):
             raise ParameterError(f"{len(prompts)} prompts but {len(params)} SamplingParams")
-        return self._run(prompts, [Generate(p) for p in params], GenerationOutput)
+        return self._run(prompts, [Generate(p) for p in params], GenerationOutput, adapter)
 
     def classify(
         self,
@@ -84,6 +89,7 @@ class Engine(WindowedEngine):
         *,
         function_to_apply: FunctionToApply = "default",
         long_texts: LongTexts = REFUSED,
+        adapter: AdapterChoice = None,
     ) -> list[ClassificationOutput]:
         """Score each prompt with the checkpoint's sequence classification head.
 
@@ -91,17 +97,23 @@ class Engine(WindowedEngine):
             prompts: as for `generate`.
             function_to_apply: from the head's outputs to scores.
             long_texts: what becomes of prompts that are too long.
+            adapter: as for `generate`.
         """
         task = Classify(function_to_apply)
         fitted = self._fitted(prompts, long_texts)
-        return self._run(fitted, [task] * len(prompts), ClassificationOutput)
+        return self._run(fitted, [task] * len(prompts), ClassificationOutput, adapter)
 
     def score_labels(
-        self, prompts: Sequence[Prompt], labels: Sequence[str], normalize: Normalize = "sum"
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[str],
+        normalize: Normalize = "sum",
+        *,
+        adapter: AdapterChoice = None,
     ) -> list[ClassificationOutput]:
         """Give each prompt the probability of each label as its continuation, over the labels."""
         task = self._factory.label_task(labels, normalize)
-        return self._run(prompts, [task] * len(prompts), ClassificationOutput)
+        return self._run(prompts, [task] * len(prompts), ClassificationOutput, adapter)
 
     def tag_tokens(
         self,
@@ -110,6 +122,7 @@ class Engine(WindowedEngine):
         aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
         long_texts: LongTexts = REFUSED,
+        adapter: AdapterChoice = None,
     ) -> list[TaggingOutput]:
         """Find labelled spans in each text with the token classification head.
 
@@ -118,6 +131,7 @@ class Engine(WindowedEngine):
             aggregation: how tokens become spans; see model.tagging.entities_of.
             ignore_labels: labels that make no span.
             long_texts: what becomes of texts that are too long.
+            adapter: as for `generate`.
         """
         long_texts.check(self.max_model_len)
         prompts: list[Prompt] = []
@@ -128,7 +142,7 @@ class Engine(WindowedEngine):
             prompts.append(fitted.prompt)
             places = tuple(offsets[: fitted.kept])
             tasks.append(TagTokens(text, places, aggregation, tuple(ignore_labels)))
-        return self._run(prompts, tasks, TaggingOutput)
+        return self._run(prompts, tasks, TaggingOutput, adapter)
 
     def embed(
         self,
@@ -138,6 +152,7 @@ class Engine(WindowedEngine):
         normalize: bool = True,
         layer: int = -1,
         long_texts: LongTexts = REFUSED,
+        adapter: AdapterChoice = None,
     ) -> list[EmbeddingOutput]:
         """Pool hidden states of each prompt to a vector.
 
@@ -147,12 +162,13 @@ class Engine(WindowedEngine):
             normalize: give unit length.
             layer: as transformers numbers hidden states: 0 the embeddings, -1 the last.
             long_texts: what becomes of prompts that are too long.
+            adapter: as for `generate`.
         """
         if pooling == "none":
             raise ParameterError("embed gives one vector: for one per token take hidden_states")
         task = Embed(pooling, normalize, layer)
         fitted = self._fitted(prompts, long_texts)
-        return self._run(fitted, [task] * len(prompts), EmbeddingOutput)
+        return self._run(fitted, [task] * len(prompts), EmbeddingOutput, adapter)
 
     def hidden_states(
         self,
@@ -161,15 +177,18 @@ class Engine(WindowedEngine):
         normalize: bool = False,
         layer: int = -1,
         long_texts: LongTexts = REFUSED,
+        adapter: AdapterChoice = None,
     ) -> list[HiddenStatesOutput]:
         """Give the hidden state of each token of each prompt; arguments as for `embed`."""
         task = Embed("none", normalize, layer)
         fitted = self._fitted(prompts, long_texts)
-        return self._run(fitted, [task] * len(prompts), HiddenStatesOutput)
+        return self._run(fitted, [task] * len(prompts), HiddenStatesOutput, adapter)
 
-    def logprobs(self, prompts: Sequence[Prompt]) -> list[LogprobsOutput]:
+    def logprobs(
+        self, prompts: Sequence[Prompt], *, adapter: AdapterChoice = None
+    ) -> list[LogprobsOutput]:
         """Give the log-probability of every token of each prompt."""
-        return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput)
+        return self._run(prompts, [PromptLogprobs()] * len(prompts), LogprobsOutput, adapter)
 
     def _fitted(self, prompts: Sequence[Prompt], long_texts: LongTexts) -> Sequence[Prompt]:
         """Cut prompts that are too long, if that is wanted."""
@@ -190,18 +209,24 @@ class Engine(WindowedEngine):
         return fit(ids, self.max_model_len, long_texts, frame).prompt
 
     def _run(
-        self, prompts: Sequence[Prompt], tasks: Sequence[Task], kind: type[Output]
+        self,
+        prompts: Sequence[Prompt],
+        tasks: Sequence[Task],
+        kind: type[Output],
+        adapter: AdapterChoice,
     ) -> list[Output]:
         """Compute one task on each prompt, all of them accepted before the first step."""
         if isinstance(prompts, str):
             raise ParameterError("prompts is a list: put the single prompt into one")
         if self.has_work:
             raise ParameterError("requests added by add_request are in progress: end those first")
+        adapters = _each(adapter, len(prompts))
         order: dict[str, int] = {}
         try:
             for index, (prompt, task) in enumerate(zip(prompts, tasks, strict=True)):
                 try:
-                    order[self.add_request(prompt, [task])] = index
+                    name = self.add_request(prompt, [task], adapter=adapters[index])
+                    order[name] = index
                 except PromptError as error:
                     raise type(error)(f"prompts[{index}]: {error}") from None
             results: list[Output | None] = [None] * len(prompts)
@@ -217,3 +242,12 @@ class Engine(WindowedEngine):
             for request_id in order:
                 self.abort(request_id)
         return [result for result in results if result is not None]
+
+
+def _each(adapter: AdapterChoice, count: int) -> Sequence[str | None]:
+    """Give the adapter of each of so many prompts."""
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * count
+    if len(adapter) != count:
+        raise ParameterError(f"{count} prompts but {len(adapter)} adapters")
+    return adapter

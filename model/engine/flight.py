@@ -13,7 +13,7 @@ from model.hybrid_cache import HybridCache
 
 from .executor import Executor
 from .sequence import Chunk, deepest
-from .step import StepPlan, pack
+from .step import StepPlan, by_adapter, pack
 
 
 class Flight:
@@ -35,7 +35,7 @@ class Flight:
         executor: Executor,
         constraints: Constraints,
     ) -> None:
-        self.chunks = chunks
+        self.chunks = chunks = by_adapter(chunks)
         self._plan = plan = StepPlan()
         row = 0
         for chunk in chunks:
@@ -48,7 +48,8 @@ class Flight:
         batch = pack(chunks, cache, plan.logit_rows, tails, plan.layers, depth)
         self._queries = plan.queries(masks)
         states, self._answers = executor.launch(batch, self._queries)
-        plan.send(states, executor.runner.head)
+        kept = batch.segments if tails is None else batch.tail_segments
+        plan.send(states, executor.runner.head, kept)
 
     @property
     def may_wait(self) -> bool:

@@ -69,10 +69,13 @@ class DecodeGraphs:
         self._failed = False
 
     def takes(self, batch: PackedBatch) -> bool:
-        """Whether this step can be replayed: each sequence has one new token."""
+        """Whether this step can be replayed: each sequence has one new token, and no adapter.
+
+        What adapters add is cut to each step's segments, which a recording can't follow.
+        """
         decodes = len(batch.token_ids) == len(batch.query_lens)
-        is_plain = batch.tail_lens is None and not batch.inner and batch.depth is None
-        return decodes and is_plain and not self._failed
+        plain = batch.tail_lens is None and not batch.inner and batch.depth is None
+        return decodes and plain and batch.adapters is None and not self._failed
 
     def run(self, batch: PackedBatch, token_ids: Tensor) -> Tensor:
         """Compute the final hidden states [T, D] of a step that it takes.

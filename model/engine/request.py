@@ -4,8 +4,10 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
+from model.batch import BASE
 from model.config import Architecture, ModelConfig
 from model.constrain import Constraints, Guide
 from model.errors import ParameterError, PromptError, TaskError
@@ -52,6 +54,7 @@ class Request:
         readers: one per task.
         stream: whether tokens are reported as they are drawn.
         salt: prompts share what is computed of them only with those of the same salt.
+        adapter: the number of its adapter, or BASE.
         guides: of its answers, as far as they are constrained.
     """
 
@@ -60,6 +63,7 @@ class Request:
     readers: list[TaskReader]
     stream: bool = False
     salt: bytes = b""
+    adapter: int = BASE
     guides: list[Guide] = field(init=False)
     _sent: list[tuple[int, int]] = field(default_factory=list)
 
@@ -71,6 +75,13 @@ class Request:
     def compiling(self) -> "Future[Any] | None":
         """What has to be compiled before it can begin, if that is not done yet."""
         return next((g.compiled for g in self.guides if not g.compiled.done()), None)
+
+    @property
+    def prefix_salt(self) -> bytes:
+        """What the names of its prompt's pages begin with: an adapter's keys are its own."""
+        if self.adapter == BASE:
+            return self.salt
+        return sha256(b"adapter %d:" % self.adapter + self.salt).digest()
 
     def branch_lengths(self) -> list[int]:
         """Return the most tokens that each continuation of the prompt stores."""
@@ -197,6 +208,7 @@ class RequestFactory:
         *,
         stream: bool,
         salt: bytes = b"",
+        adapter: int = BASE,
     ) -> Request:
         """Return a request that is ready to be queued.
 
@@ -212,7 +224,7 @@ class RequestFactory:
                 "prompt and answer: shorten it"
             )
         readers = [self._reader(prompt, task, room) for task in tasks]
-        return Request(request_id, prompt, readers, stream, _salted(salt, readers))
+        return Request(request_id, prompt, readers, stream, _salted(salt, readers), adapter)
 
     def _reader(self, prompt: list[int], task: Task, room: int) -> TaskReader:
         match task:

@@ -1,6 +1,6 @@
 """One rank's share of a step: its slice of the model, its pages, its part of the collectives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from model import attention, kernels
-from model.batch import PackedBatch, are_all
+from model.batch import PackedBatch, Segment, are_all
 from model.checkpoint import load
 from model.config import ModelConfig
 from model.gemma2 import Gemma2
 from model.kernels.fp8 import require_fp8
 from model.kv_cache import KVCache
+from model.lora import load_merged, read_adapter
 from model.parallel import TensorParallel, heads_of_rank
 from model.params import AttentionName, KernelsName, Quantization
 from model.sampling import Vocabulary
@@ -40,6 +41,8 @@ class RankSetup:
         page_size: tokens per page, or None for the backend's choice.
         threads: CPU threads, or None for torch's choice.
         cuda_graphs: replay captured decode steps on CUDA.
+        adapter: the local folder of one that is merged into the weights.
+        adapters: of those that are kept beside them, in the order of their numbers.
     """
 
     folder: Path
@@ -52,6 +55,8 @@ class RankSetup:
     page_size: int | None
     threads: int | None
     cuda_graphs: bool = True
+    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
 
     def device(self, rank: int) -> torch.device:
         """Return the device of a rank."""
@@ -90,9 +95,16 @@ class Runner:
         )
         self.page_size = setup.page_size or self.backend.page_size
         self.model = Gemma2(setup.config, tp, self.dtype, self.device)
-        load(self.model.shards(), setup.folder, self.model.ignorable(), check)
+        wanted = (self.model.shards(), setup.folder, self.model.ignorable(), check)
+        if setup.adapter is None:
+            load(*wanted)
+        else:
+            load_merged(*wanted, read_adapter(setup.adapter, setup.config))
         chosen = kernels.choose(setup.kernels, self.device, self.dtype)
         self.model.prepare(chosen, setup.quantization, check)
+        if setup.adapters:
+            adapters = [read_adapter(folder, setup.config) for folder in setup.adapters]
+            self.model.attach(adapters, check)
         self.vocabulary = Vocabulary(setup.config.vocab_size, tp, chosen.peaks)
         self._kv_heads = heads_of_rank(setup.config, tp.rank, tp.size).num_kv
         self._cache: KVCache | None = None
@@ -168,9 +180,9 @@ class Runner:
         return states, self.model.logits(hidden.index_select(0, self._tensor(rows)))
 
     @torch.inference_mode()
-    def head(self, hidden: Tensor) -> Tensor:
+    def head(self, hidden: Tensor, segments: Sequence[Segment] = ()) -> Tensor:
         """Return the classification head's outputs [R, labels] for hidden states [R, D]."""
-        return self.model.score(hidden)
+        return self.model.score(hidden, segments)
 
     def _token_ids(self, batch: PackedBatch, drawn: Tensor | None) -> Tensor:
         """Return the batch's tokens [T], those that only the device knows included."""

@@ -118,7 +118,8 @@ class Scheduler:
 
     def _fork(self, parent: Sequence, reader: Reader, tokens: list[int]) -> None:
         known = parent.tokens + tokens
-        child = Sequence(parent.request_id, known, self.cache.fork(parent.cache), reader)
+        pages = self.cache.fork(parent.cache)
+        child = Sequence(parent.request_id, known, pages, reader, adapter=parent.adapter)
         self.running[parent.request_id].sequences.append(child)
 
     def _finish(self, sequence: Sequence) -> None:

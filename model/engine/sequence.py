@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from model.batch import BASE
 from model.hybrid_cache import SequenceCache
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Sequence:
         is_prompt: whether it is a prompt that is not computed yet.
         carried: the place of its last token among the draws of the step before, if it is UNKNOWN.
         ended: whether it was finished or dropped; a step that was launched before may compute it.
+        adapter: the number of its adapter, or BASE.
     """
 
     request_id: str
@@ -65,6 +67,7 @@ class Sequence:
     is_prompt: bool = False
     carried: int | None = None
     ended: bool = False
+    adapter: int = BASE
 
     @property
     def remaining(self) -> int:

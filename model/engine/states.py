@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from model.batch import Segment, adapter_at, segments_of
 from model.transfer import ToHost
 
 Tensors = Callable[[Tensor], None]
+Head = Callable[[Tensor, Sequence[Segment]], Tensor]
 Kind = Literal["sum", "rows", "head"]
 
 
@@ -61,12 +63,14 @@ class StateWishes:
         """The layers whose inputs are wanted."""
         return tuple(sorted({wish.layer for wish in self._all() if wish.layer is not None}))
 
-    def send(self, states: States, head: Callable[[Tensor], Tensor]) -> None:
+    def send(self, states: States, head: Head, segments: Sequence[Segment] = ()) -> None:
         """Send what is wanted to the host.
 
         Args:
             states: of the step.
-            head: the classification head, [R, hidden_size] to [R, labels].
+            head: the classification head, [R, hidden_size] to [R, labels], given the segments of
+                these R rows.
+            segments: of the rows of the final states.
         """
 
         def rows(kind: Kind) -> list[Tensor]:
@@ -78,7 +82,10 @@ class StateWishes:
         if parts := rows("rows"):
             self._sent["rows"] = ToHost(torch.cat([part.float() for part in parts]))
         if parts := rows("head"):
-            self._sent["head"] = ToHost(head(torch.cat(parts)))
+            wishes = self._wishes["head"]
+            owners = [adapter_at(segments, wish.row) for wish in wishes] if segments else []
+            headed = segments_of(owners, [wish.count for wish in wishes]) if owners else ()
+            self._sent["head"] = ToHost(head(torch.cat(parts), headed))
 
     def settle(self) -> None:
         """Wait for all values and hand them out."""

@@ -6,16 +6,23 @@ from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
-from model.batch import GroupLayout, Ints, LayerKind, PackedBatch, ranges
+from model.batch import (
+    BASE,
+    GroupLayout,
+    Ints,
+    LayerKind,
+    PackedBatch,
+    Segment,
+    ranges,
+)
 from model.constrain import Guide, Masks
 from model.hybrid_cache import HybridCache
 from model.sampling import SampledToken, SamplingRow
 
 from .queries import LogitAnswers, LogitQueries
 from .sequence import Chunk
-from .states import States, StateWishes, Tensors, Wish
+from .states import Head, States, StateWishes, Tensors, Wish
 
 Floats = Callable[[list[float]], None]
 Tops = Callable[[tuple[tuple[int, float], ...]], None]
@@ -149,9 +156,9 @@ class StepPlan:
         """Return the place of each drawer's draw among all of them."""
         return {drawer: place for place, (_, drawer) in enumerate(self._draws)}
 
-    def send(self, states: States, head: Callable[[Tensor], Tensor]) -> None:
+    def send(self, states: States, head: Head, segments: Sequence[Segment] = ()) -> None:
         """Send what is wanted of the hidden states to the host; see StateWishes.send."""
-        self._states.send(states, head)
+        self._states.send(states, head, segments)
 
     def settle(self, answers: LogitAnswers | None) -> int:
         """Wait for all values and hand them to the readers.
@@ -185,6 +192,11 @@ class StepPlan:
         return index
 
 
+def by_adapter(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Order chunks so that those of an adapter are neighbours, after those that have none."""
+    return sorted(chunks, key=lambda chunk: chunk.sequence.adapter)
+
+
 def pack(
     chunks: Sequence[Chunk],
     cache: HybridCache,
@@ -196,7 +208,7 @@ def pack(
     """Make room for the chunks in the cache and lay their tokens end to end.
 
     Args:
-        chunks: of the step.
+        chunks: of the step, ordered as by `by_adapter`.
         cache: of their sequences.
         logit_rows: as in the batch, and so are the others.
         tail_lens: likewise.
@@ -216,6 +228,7 @@ def pack(
     counts_S = np.array([chunk.count for chunk in chunks], dtype=np.int64)
     positions_T = ranges(starts_S, counts_S)
     places = np.divmod(positions_T, cache.page_size)
+    adapters = tuple(chunk.sequence.adapter for chunk in chunks)
     return PackedBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
         positions=positions_T,
@@ -231,6 +244,7 @@ def pack(
         inner=inner,
         depth=depth,
         carried=tuple(carried),
+        adapters=adapters if adapters[-1] != BASE else None,
     )
 
 

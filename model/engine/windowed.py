@@ -66,12 +66,13 @@ class WindowedEngine(EngineCore):
         request_id: str | None = None,
         stream: bool = False,
         salt: bytes = b"",
+        adapter: str | None = None,
     ) -> str:
         if request_id in self._wholes:
             raise ParameterError(f"request id {request_id!r} is in use")
         if not isinstance(prompt, WindowedPrompt):
             return super().add_request(
-                prompt, tasks, request_id=request_id, stream=stream, salt=salt
+                prompt, tasks, request_id=request_id, stream=stream, salt=salt, adapter=adapter
             )
         self.check(tasks)
         name = request_id if request_id is not None else next(self._names)
@@ -80,7 +81,7 @@ class WindowedEngine(EngineCore):
             for number, places in enumerate(prompt.places()):
                 part = f"{name}\0{number}"
                 ids, asked = [prompt.ids[n] for n in places], window_tasks(tasks, places)
-                super().add_request(ids, asked, request_id=part, salt=salt)
+                super().add_request(ids, asked, request_id=part, salt=salt, adapter=adapter)
                 whole.parts[part] = None
                 self._whole_of[part] = name
         except BaseException:

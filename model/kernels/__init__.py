@@ -13,11 +13,19 @@ from model.errors import ParameterError
 from model.params import KernelsName
 
 from . import triton
-from .base import Kernels, Linear, TokenTable
+from .base import GatedLinear, Kernels, Linear, TokenTable
 from .native import NativeKernels, why_not
 from .plain import PlainKernels
 
-__all__ = ["Kernels", "Linear", "NativeKernels", "PlainKernels", "TokenTable", "choose"]
+__all__ = [
+    "GatedLinear",
+    "Kernels",
+    "Linear",
+    "NativeKernels",
+    "PlainKernels",
+    "TokenTable",
+    "choose",
+]
 
 
 def choose(name: KernelsName, device: torch.device, dtype: torch.dtype) -> Kernels:

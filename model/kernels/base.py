@@ -32,6 +32,18 @@ class Linear(ABC):
         """Return [T, N]."""
 
 
+class GatedLinear(Linear):
+    """From [T, D] to gelu_tanh(gate(x)) * up(x), [T, F]; in one go, or in two."""
+
+    @abstractmethod
+    def halves(self, x_TD: Tensor) -> Tensor:
+        """Return gate(x), and up(x) beside it: [T, 2 F]."""
+
+    @abstractmethod
+    def product(self, halves_TF: Tensor) -> Tensor:
+        """Return gelu_tanh of the first F columns of [T, 2 F] times the others: [T, F]."""
+
+
 class TokenTable(ABC):
     """A table with a row per token, as input embedding and as output head.
 
@@ -73,7 +85,7 @@ class Kernels(ABC):
         """Return x -> x W^T + bias."""
 
     @abstractmethod
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> Linear:
+    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
         """Return x -> gelu_tanh(gate(x)) * up(x), [T, F]; gate is the weight's first F rows."""
 
     @abstractmethod

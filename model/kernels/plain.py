@@ -11,7 +11,7 @@ from torch.nn import functional
 from model.kv_cache import KVCache
 from model.params import Quantization
 
-from .base import Kernels, Linear, TokenTable
+from .base import GatedLinear, Kernels, Linear, TokenTable
 from .fp8 import Fp8Linear
 from .int8 import PlainInt8Linear
 
@@ -32,7 +32,7 @@ class PlainKernels(Kernels):
             return Fp8Linear(weight_ND, bias_N)
         return PlainLinear(weight_ND, bias_N)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> Linear:
+    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
         """Return the projection and its two halves' product."""
         return PlainGated(self.linear(weight_FD, None, quantization))
 
@@ -82,7 +82,7 @@ class PlainLinear(Linear):
         return functional.linear(x_TD, self._weight, self._bias)
 
 
-class PlainGated(Linear):
+class PlainGated(GatedLinear):
     """A projection to gate and up, and their product."""
 
     def __init__(self, project: Linear) -> None:
@@ -91,7 +91,15 @@ class PlainGated(Linear):
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         """Return gelu_tanh(gate) * up."""
-        gate_TF, up_TF = self._project(x_TD).chunk(2, dim=-1)
+        return self.product(self.halves(x_TD))
+
+    def halves(self, x_TD: Tensor) -> Tensor:
+        """Project."""
+        return self._project(x_TD)
+
+    def product(self, halves_TF: Tensor) -> Tensor:
+        """Return gelu_tanh(gate) * up."""
+        gate_TF, up_TF = halves_TF.chunk(2, dim=-1)
         return functional.gelu(gate_TF, approximate="tanh").mul_(up_TF)
 
 

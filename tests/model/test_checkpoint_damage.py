@@ -140,7 +140,7 @@ def test_damaged_files_end_in_our_error_or_load(tmp_path: Path) -> None:
         (["consolidated.00.pth"], "pickled"),
         (["gemma-2-2b.gguf"], "GGUF is not read"),
         (["_METADATA", "manifest.ocdbt"], "a Flax checkpoint; `gemmaray convert`"),
-        (["adapter_config.json", "adapter_model.safetensors"], "an adapter, not a model; merge"),
+        (["adapter_config.json", "adapter_model.safetensors"], "an adapter, not a model; give"),
         (["gemma.safetensors"], r"gemma\.safetensors but neither model\.safetensors nor"),
         (["README.md"], "holds no weights"),
         ([], "holds no weights"),

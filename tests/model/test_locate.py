@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 import model.locate
 from model.errors import CheckpointError, ParameterError
 from model.identity import identify
-from model.locate import hub_commit, locate
+from model.locate import hub_commit, locate, locate_adapter
 from model.weight_files import INDEX, SINGLE
 from tests.conftest import Bucket
 
@@ -215,6 +215,21 @@ class TestHub:
         with pytest.raises(CheckpointError, match=told) as caught:
             locate("org/gemma", "v9")
         assert "\n" not in str(caught.value)
+
+    def test_adapters_have_their_revision_behind_an_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[tuple[str, str | None]] = []
+
+        def snapshot_download(repo: str, revision: str | None, **_: Any) -> str:
+            asked.append((repo, revision))
+            return str(tmp_path)
+
+        monkeypatch.setattr(model.locate, "snapshot_download", snapshot_download)
+        (tmp_path / "adapter_config.json").write_text("{}")
+        assert locate_adapter("org/adapter") == tmp_path
+        assert locate_adapter("org/adapter@v3") == tmp_path
+        assert asked == [("org/adapter", None), ("org/adapter", "v3")]
 
     def test_no_other_folder_is_a_snapshot(self, checkpoint: Path) -> None:
         assert hub_commit(checkpoint) is None

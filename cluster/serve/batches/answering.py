@@ -10,7 +10,7 @@ from typing import Any
 from actors.calls import Call, Failure, PromptAnswer
 from actors.gate import Gate
 from cluster.serve.attending import Deadline, in_time
-from cluster.serve.backend import Backend
+from cluster.serve.backend import AdapterBackend, Backend
 from cluster.serve.errors import ApiError, EngineLostError, as_error, no_such_model, unexpected
 from cluster.serve.protocol.base import Request, Usage
 from cluster.serve.terms import Terms
@@ -58,12 +58,26 @@ class Lane:
     Args:
         backend: the model.
         most: how many lines.
+        beside: a lane whose places are this one's too, so that it has none of its own.
     """
 
-    def __init__(self, backend: Backend, most: int) -> None:
+    def __init__(self, backend: Backend, most: int, beside: "Lane | None" = None) -> None:
         self.backend = backend
-        self.most = most
-        self.places = asyncio.Semaphore(most)
+        self.most = 0 if beside else most
+        self.places: asyncio.Semaphore = beside.places if beside else asyncio.Semaphore(most)
+
+
+def adapter_lanes(lanes: Mapping[str, Lane], parents: Mapping[str, str]) -> dict[str, Lane]:
+    """Give the lanes of adapters, which run on the engines of their models.
+
+    Args:
+        lanes: of the models.
+        parents: the models of adapters, by the adapters' names.
+    """
+    return {
+        name: Lane(AdapterBackend(lanes[parent].backend, parent, name), 0, lanes[parent])
+        for name, parent in parents.items()
+    }
 
 
 class Answerer:

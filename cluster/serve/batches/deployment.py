@@ -8,7 +8,7 @@ from cluster.serve.remote import RemoteBackend, node_receiver
 from cluster.serve.settings import Limits
 from pipelines.storage import open_store
 
-from .answering import Answerer, Lane
+from .answering import Answerer, Lane, adapter_lanes
 from .shelf import Shelf
 from .worker import Worker
 
@@ -22,6 +22,7 @@ class BatchWorker:
         directory: where files and batches are.
         limits: what a batch, and a line, may take.
         at_once: batches that run at the same time.
+        parents: the models of adapters, by the adapters' names.
 
     Raises on construction:
         StorageError: the directory can't be used.
@@ -34,12 +35,14 @@ class BatchWorker:
         directory: str,
         limits: Limits,
         at_once: int,
+        parents: Mapping[str, str],
     ) -> None:
         receiver = node_receiver()
         lanes = {
             name: Lane(RemoteBackend(handle, receiver), lines[name])
             for name, handle in handles.items()
         }
+        lanes |= adapter_lanes(lanes, parents)
         shelf = Shelf(open_store(directory))
         self._worker = Worker(shelf, Answerer(lanes), limits, at_once=at_once)
         await asyncio.to_thread(self._worker.check)

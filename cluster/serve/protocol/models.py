@@ -8,7 +8,10 @@ from .base import Reply
 
 
 class ModelCard(Reply):
-    """A served model; `system` says what becomes of a system message."""
+    """A served model; `system` says what becomes of a system message.
+
+    `parent` is the model that an adapter changes, and null for others.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -18,6 +21,7 @@ class ModelCard(Reply):
     max_model_len: int
     chat: bool
     system: SystemPolicy
+    parent: str | None = None
 
 
 class ModelList(Reply):

@@ -51,4 +51,5 @@ def _card(name: str, card: Card) -> ModelCard:
         max_model_len=card.max_model_len,
         chat=card.chat,
         system=card.system,
+        parent=card.parent,
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from actors.calls import Card
-from cluster.serve.backend import Backend, ReplicaStats
+from cluster.serve.backend import AdapterBackend, Backend, ReplicaStats
 from cluster.serve.errors import ApiError
 from cluster.serve.protocol.status import EngineStatus, ModelStatus, Status
 from cluster.serve.server import ServerOf
@@ -23,7 +23,11 @@ PATIENCE_S = 2.0
 @router.get("/status", responses=ERRORS)
 async def status(server: ServerOf) -> Status:
     """Say what the models and their replicas do at the moment."""
-    models = (_model(name, backend) for name, backend in server.backends.items())
+    models = (
+        _model(name, backend)
+        for name, backend in server.backends.items()
+        if not isinstance(backend, AdapterBackend)  # whose engines are the model's
+    )
     return Status(models=await asyncio.gather(*models))
 
 

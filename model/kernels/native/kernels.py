@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from model.kernels.base import Kernels, Linear, TokenTable
+from model.kernels.base import GatedLinear, Kernels, Linear, TokenTable
 from model.kernels.plain import PlainKernels
 from model.kv_cache import KVCache
 from model.params import Quantization
 
 from .library import Library, load
-from .packed import Finish, PackedInt8Linear, PackedLinear, PackedTable
+from .packed import Finish, PackedGated, PackedInt8Linear, PackedLinear, PackedTable
 
 # What the loops step over at a time, without a remainder.
 LANES = 16
@@ -42,12 +42,12 @@ class NativeKernels(Kernels):
         kind = PackedInt8Linear if quantization == "int8" else PackedLinear
         return kind(self._library, weight_ND, bias_N)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> Linear:
+    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
         """Pack gate and up side by side, so that their product is taken before it is stored."""
         if weight_FD.shape[1] % _step(quantization):
             return self._plain.gated(weight_FD, quantization)
         kind = PackedInt8Linear if quantization == "int8" else PackedLinear
-        return kind(self._library, weight_FD, finish=Finish.GEGLU)
+        return PackedGated(self._library, kind(self._library, weight_FD, finish=Finish.GEGLU))
 
     def token_table(self, weight_VD: Tensor) -> TokenTable:
         """Pack the table once for both uses."""

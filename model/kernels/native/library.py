@@ -25,6 +25,7 @@ _SIGNATURES: dict[str, list[type]] = {
         *[c_void_p, c_long, c_long, c_long, c_long, c_long],
         *[c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_int],
     ],
+    "geglu": [c_void_p, c_long, c_long, c_void_p, c_int],
     "quantize_rows": [c_void_p, c_long, c_long, c_long, c_void_p, c_void_p, c_int],
     "peaks": [c_void_p, c_long, c_long, c_long, c_void_p, c_void_p, c_void_p, c_int],
     "attend": [

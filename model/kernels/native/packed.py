@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.huge_pages import prefer_huge_pages
-from model.kernels.base import Linear, TokenTable
+from model.kernels.base import GatedLinear, Linear, TokenTable
 from model.kernels.int8 import quantize
 
 from .library import Library
@@ -35,6 +35,9 @@ class _Packed(Linear):
         weight_ND: bfloat16.
         bias_N: or None.
         finish: GEGLU takes a weight of gate and up, one after the other, and returns N / 2 columns.
+
+    Attributes:
+        width: columns that are returned.
     """
 
     def __init__(
@@ -49,14 +52,26 @@ class _Packed(Linear):
         order = _order(width, gated=gated)
         self._library = library
         self._finish = finish
-        self._width = width // 2 if gated else width
+        self.width = width // 2 if gated else width
         self._panels = len(order) // PANEL
         self._bias = None if bias_N is None else _ordered(bias_N.float(), order)
         self._pack(weight_ND, order)
 
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+        return self._multiply(x_TD, self._finish, 0.0, self.width)
+
+    def sums(self, x_TD: Tensor) -> Tensor:
+        """Return all packed columns as they lie, with nothing done to them but the bias."""
+        return self._multiply(x_TD, Finish.PLAIN, 0.0, self._panels * PANEL)
+
     @abstractmethod
     def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
         """Keep the weight's rows in this order, in panels."""
+
+    @abstractmethod
+    def _multiply(self, x_TD: Tensor, finish: Finish, cap: float, width: int) -> Tensor:
+        """Return `width` columns; see linear.cpp."""
 
 
 class PackedLinear(_Packed):
@@ -75,10 +90,13 @@ class PackedLinear(_Packed):
             torch.get_num_threads(),
         )
 
-    def __call__(self, x_TD: Tensor, softcap: float | None = None) -> Tensor:
-        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+    def capped(self, x_TD: Tensor, cap: float) -> Tensor:
+        """Return [T, N], soft-capped."""
+        return self._multiply(x_TD, Finish.SOFT_CAP, cap, self.width)
+
+    def _multiply(self, x_TD: Tensor, finish: Finish, cap: float, width: int) -> Tensor:
         rows = x_TD.shape[0]  # len() of a tensor costs ten times as much
-        out_TN = torch.empty(rows, self._width, dtype=torch.bfloat16)
+        out_TN = torch.empty(rows, width, dtype=torch.bfloat16)
         assert x_TD.stride(1) == 1
         self._library.linear_bf16(
             x_TD.data_ptr(),
@@ -88,10 +106,10 @@ class PackedLinear(_Packed):
             self.values.data_ptr(),
             self._panels,
             None if self._bias is None else self._bias.data_ptr(),
-            self._finish if softcap is None else Finish.SOFT_CAP,
-            softcap or 0.0,
+            finish,
+            cap,
             out_TN.data_ptr(),
-            self._width,
+            width,
             torch.get_num_threads(),
         )
         return out_TN
@@ -116,12 +134,11 @@ class PackedInt8Linear(_Packed):
             torch.get_num_threads(),
         )
 
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+    def _multiply(self, x_TD: Tensor, finish: Finish, cap: float, width: int) -> Tensor:
         rows, threads = x_TD.shape[0], torch.get_num_threads()
         bytes_TD = torch.empty(rows, self._depth, dtype=torch.uint8)
         scale_T = torch.empty(rows, dtype=torch.float)
-        out_TN = torch.empty(rows, self._width, dtype=torch.bfloat16)
+        out_TN = torch.empty(rows, width, dtype=torch.bfloat16)
         assert x_TD.stride(1) == 1
         self._library.quantize_rows(
             x_TD.data_ptr(),
@@ -142,13 +159,42 @@ class PackedInt8Linear(_Packed):
             self._offset.data_ptr(),
             self._panels,
             None if self._bias is None else self._bias.data_ptr(),
-            self._finish,
-            0.0,
+            finish,
+            cap,
             out_TN.data_ptr(),
-            self._width,
+            width,
             threads,
         )
         return out_TN
+
+
+class PackedGated(GatedLinear):
+    """gelu_tanh(gate) * up from one packed weight of either kind, made with Finish.GEGLU."""
+
+    def __init__(self, library: Library, packed: _Packed) -> None:
+        self._library = library
+        self._packed = packed
+        self.nbytes = packed.nbytes
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Return the product [T, F], taken before it is stored."""
+        return self._packed(x_TD)
+
+    def halves(self, x_TD: Tensor) -> Tensor:
+        """Return gate and up [T, 2 F], which lie in turns of 16 columns, one after the other."""
+        rows, width = x_TD.shape[0], self._packed.width
+        turns = self._packed.sums(x_TD).view(rows, -1, 2, HALF)
+        return turns.transpose(1, 2).flatten(2)[:, :, :width].flatten(1)
+
+    def product(self, halves_TF: Tensor) -> Tensor:
+        """Take the product of halves."""
+        rows, width = halves_TF.shape[0], self._packed.width
+        halves_TF = halves_TF.contiguous()
+        out_TF = torch.empty(rows, width, dtype=torch.bfloat16)
+        self._library.geglu(
+            halves_TF.data_ptr(), rows, width, out_TF.data_ptr(), torch.get_num_threads()
+        )
+        return out_TF
 
 
 class PackedTable(TokenTable):
@@ -176,7 +222,7 @@ class PackedTable(TokenTable):
 
     def project(self, x_RD: Tensor, softcap: float | None) -> Tensor:
         """Project, and cap on the way out."""
-        return self._head(x_RD, softcap)
+        return self._head(x_RD) if softcap is None else self._head.capped(x_RD, softcap)
 
 
 def _order(width: int, *, gated: bool) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from model.kernels.base import Kernels, Linear, TokenTable
+from model.kernels.base import GatedLinear, Kernels, Linear, TokenTable
 from model.kernels.fp8 import Fp8Linear, Fp8Rows
-from model.kernels.plain import PlainKernels, PlainTable
+from model.kernels.plain import PlainGated, PlainKernels, PlainTable
 from model.kv_cache import KVCache
 from model.params import Quantization
 
@@ -40,7 +40,7 @@ class TritonKernels(Kernels):
             return Fp8Linear(weight_ND, bias_N, quantize_fp8)
         return self._plain.linear(weight_ND, bias_N, quantization)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> Linear:
+    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
         """Return the projection, and its halves' product in one pass."""
         return TritonGated(self.linear(weight_FD, None, quantization))
 
@@ -108,19 +108,14 @@ class TritonKernels(Kernels):
         return heads_TMH[:, :heads]
 
 
-class TritonGated(Linear):
+class TritonGated(PlainGated):
     """A projection to gate and up, and their product in one pass."""
 
-    def __init__(self, project: Linear) -> None:
-        self._project = project
-        self.nbytes = project.nbytes
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
+    def product(self, halves_TF: Tensor) -> Tensor:
         """Return gelu_tanh(gate) * up."""
-        both = self._project(x_TD)
-        rows, width = both.shape[0], both.shape[1] // 2
-        out_TF = both.new_empty(rows, width)
-        programs.gelu_gate[(rows, -(-width // BLOCK))](both, out_TF, width, BLOCK=BLOCK)
+        rows, width = halves_TF.shape[0], halves_TF.shape[1] // 2
+        out_TF = halves_TF.new_empty(rows, width)
+        programs.gelu_gate[(rows, -(-width // BLOCK))](halves_TF, out_TF, width, BLOCK=BLOCK)
         return out_TF
 
 

@@ -1,5 +1,6 @@
 """`gemmaray serve`, as somebody starts it, asks it and ends it."""
 
+import json
 import re
 import signal
 import socket
@@ -25,6 +26,7 @@ from .conftest import FOLDERS, until
 COMMAND = [sys.executable, "-m", "cluster", "serve"]
 DEMO = ["--model", str(FOLDERS["demo"]), "--name", "demo"]
 START_S = 120.0
+ADAPTER = FOLDERS["demo"].parent / "adapters" / "upper"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def process(
 ) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("batches")
     options = ["--port", str(free_port()), "--api-key-file", str(key_file[0])]
+    options += ["--adapters", f"upper={ADAPTER}"]
     with running([*options, "--batch-dir", str(folder)], folder.parent / "log.txt") as made:
         yield made
 
@@ -116,6 +119,28 @@ def test_it_answers_streams_and_runs_batches(client: httpx.Client, offline: Engi
     told = client.get(f"/v1/batches/{batch}").json()["output_file_id"]
     (answer,) = client.get(f"/v1/files/{told}/content").text.splitlines()
     assert f'"text":{httpx.Response(200, json=wanted).text}' in answer.replace('": ', '":')
+
+
+def test_an_adapter_is_a_model_online_and_in_batches(client: httpx.Client) -> None:
+    listed = client.get("/v1/models").json()["data"]
+    assert [(one["id"], one["parent"]) for one in listed] == [("demo", None), ("upper", "demo")]
+    question = "Name the section of this Debian package.\nlibssl-dev: headers of a library"
+    body = {"model": "upper", "messages": [{"role": "user", "content": question}], "temperature": 0}
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    answer = client.post(asked["url"], json=body).json()["choices"][0]["message"]["content"]
+    assert answer == "LIBDEVEL"
+    sent = client.post(
+        "/v1/files",
+        files={"file": ("a.jsonl", json.dumps(asked) + "\n")},
+        data={"purpose": "batch"},
+    )
+    order = {"input_file_id": sent.json()["id"], "endpoint": asked["url"]}
+    batch = client.post("/v1/batches", json={**order, "completion_window": "24h"}).json()["id"]
+    until(lambda: client.get(f"/v1/batches/{batch}").json()["status"] == "completed", 60)
+    told = client.get(f"/v1/batches/{batch}").json()["output_file_id"]
+    (line,) = client.get(f"/v1/files/{told}/content").text.splitlines()
+    response = json.loads(line)["response"]["body"]
+    assert (response["model"], response["choices"][0]["message"]["content"]) == ("upper", answer)
 
 
 def test_its_state_and_numbers_are_told(client: httpx.Client) -> None:

@@ -30,7 +30,8 @@ SHARE = {"cpus": 0.5, "kv_cache_bytes": 64 << 20, "threads": 1}
 
 def arguments(**changes: Any) -> ServeArgs:
     demo = {"model": str(FOLDERS["demo"]), "name": "demo", "max_ongoing": 2, "max_queued": 2}
-    demo = {**demo, **SHARE, **changes}
+    upper = str(FOLDERS["demo"].parent / "adapters" / "upper")
+    demo = {**demo, **SHARE, "adapters": {"upper": upper}, **changes}
     other = {"model": str(FOLDERS["classifier"]), **SHARE}
     limits = {"timeout_s": 30}
     return ServeArgs.model_validate({"models": [demo, other], "anonymous": True, "limits": limits})
@@ -54,12 +55,14 @@ def post(url: str, **body: Any) -> httpx.Response:
 
 def test_models_answer_by_their_names(url: str, offline: Engine) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-    assert [model.id for model in client.models.list()] == ["demo", "classifier"]
+    assert [model.id for model in client.models.list()] == ["demo", "classifier", "upper"]
     asked: dict[str, Any] = {"model": "demo", "prompt": "lib", "max_tokens": 9, "seed": 1}
     wanted = offline.generate(["lib"], SamplingParams(max_tokens=9, temperature=1.0, seed=1))[0]
     assert client.completions.create(**asked).choices[0].text == wanted.text
     chunks = list(client.completions.create(**asked, stream=True))
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == wanted.text
+    adapted = client.completions.create(**{**asked, "model": "upper"})
+    assert adapted.choices[0].text != wanted.text
     labels = httpx.post(f"{url}/v1/classify", json={"model": "classifier", "input": "x"})
     assert labels.json()["data"][0]["label"]
     for model, status in (("classifier", 400), ("none", 404)):

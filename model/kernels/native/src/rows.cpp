@@ -89,6 +89,20 @@ void gemmaray_rotate_and_store(bf16* qkv, long stride, long rows, long heads, lo
   }
 }
 
+// out[r] = gelu_tanh(gate[r]) * up[r], rounded once; halves [rows, 2 * width] has gate, then up.
+void gemmaray_geglu(const bf16* halves, long rows, long width, bf16* out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH_THREADS)
+  for (long r = 0; r < rows; r++) {
+    const bf16 *gate = halves + 2 * r * width, *up = gate + width;
+    for (long i = 0; i < width; i += LANES) {
+      const __mmask16 lanes = first_lanes(width - i);
+      const Vec product = _mm512_mul_ps(gelu_tanh(load_bf16(gate + i, lanes)),
+                                        load_bf16(up + i, lanes));
+      store_bf16(out + r * width + i, product, lanes);
+    }
+  }
+}
+
 // out[r] = round(x[r] / scale[r]) + 128 with scale[r] = max |x[r]| / 127; size a multiple of 16.
 void gemmaray_quantize_rows(const bf16* x, long stride, long rows, long size, uint8_t* out,
                             float* scale, int threads) {

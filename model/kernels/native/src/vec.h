@@ -25,6 +25,11 @@ inline Vec load_bf16(const bf16* from) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+inline Vec load_bf16(const bf16* from, __mmask16 lanes) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
 inline __m256i to_bf16(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 inline void store_bf16(bf16* to, Vec x) { _mm256_storeu_si256((__m256i*)to, to_bf16(x)); }
