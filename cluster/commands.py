@@ -26,6 +26,7 @@ from .options import (
     given,
     job_values,
 )
+from .quantizing import quantize
 from .serve.options import ServeOptions
 from .signature import with_options
 from .submission.commands import ClusterAddress, cancel, jobs, logs, submit
@@ -283,7 +284,7 @@ def embed(
     _start(place, options, {"embed": given({"pooling": pooling, "normalize": normalize})})
 
 
-for command in (submit, jobs, logs, cancel, doctor):
+for command in (submit, jobs, logs, cancel, doctor, quantize):
     app.command()(command)
 
 

@@ -109,7 +109,9 @@ def preflight(
     resources, config = spec.resources, job.checkpoint.config
     preparer = Preparer.of(spec, job.checkpoint, job.tasks, job.kept)
     sample = take_sample(plan, preparer, sample_rows, seed)
-    weights = weigh(config, job.checkpoint.dtype, resources.quantization, resources.tensor_parallel)
+    weights = weigh(
+        config, job.checkpoint.dtype, job.checkpoint.quantization, resources.tensor_parallel
+    )
     memory = hardware.memory or memory_here(job.placement.device)
     cache = None
     if memory is not None:

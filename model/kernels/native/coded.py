@@ -1,0 +1,96 @@
+"""Weights in four or eight bits packed for the native kernels, which decode them on the way.
+
+The panels are those of bfloat16, so that what is multiplied is what `QuantizedWeight.dequantize`
+gives, and a row's bits don't depend on the others. Shape suffixes are those of
+`model.kernels.base`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.huge_pages import prefer_huge_pages
+from model.params import Quantization
+from model.quantization import QuantizedWeight, Weight
+from model.quantization.bitsandbytes import NF4_VALUES
+
+from .packed import PANEL, Packed
+
+# What the kernel decodes at a time: rows of the weight are multiples of it.
+GROUP = 64
+
+
+class _Kind(NamedTuple):
+    """A format to the kernel: its number in coded.cpp, and the values of its codes if few."""
+
+    number: int
+    table: tuple[float, ...] = ()
+
+
+_KINDS: dict[Quantization, _Kind] = {
+    "int4": _Kind(0, tuple(map(float, range(16)))),
+    "bnb-nf4": _Kind(1, NF4_VALUES),
+    "bnb-int8": _Kind(2),
+}
+
+
+def decodes(name: Quantization) -> bool:
+    """Whether weights of this format are kept coded here."""
+    return name in _KINDS
+
+
+class PackedCodedLinear(Packed):
+    """x -> finish(x W^T + bias) in bfloat16, with W decoded to bfloat16 a piece at a time."""
+
+    def _pack(self, weight_ND: Weight, order: Tensor) -> None:
+        assert isinstance(weight_ND, QuantizedWeight)
+        self._kind, table = _KINDS[weight_ND.format.name]
+        self._table = torch.tensor(table)
+        codes, *scales = weight_ND.tensors
+        if table:  # the first of two values is in the high half, and wanted in the low one
+            codes = (codes >> 4) | (codes << 4)
+        words_ND = codes.contiguous().view(torch.int32)
+        self._codes = prefer_huge_pages(
+            torch.empty(self._panels, words_ND.shape[1], PANEL, dtype=torch.int32)
+        )
+        self._codes.copy_(_rows(words_ND, order).unflatten(0, (-1, PANEL)).transpose(1, 2))
+        self._scales = [self._ordered_scales(scale, order) for scale in scales]
+        self.nbytes = self._codes.nbytes + sum(scale.nbytes for scale in self._scales)
+
+    def _ordered_scales(self, scale: Tensor, order: Tensor) -> Tensor:
+        """Lay out scales [N] or [N, groups] as the kernel reads them: [panels, (groups,) 32]."""
+        ordered = _rows(scale, order).unflatten(0, (-1, PANEL))
+        return ordered.transpose(1, -1).contiguous()
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Return [T, N] in bfloat16; the last dimension of x is contiguous."""
+        rows = x_TD.shape[0]
+        out_TN = torch.empty(rows, self._width, dtype=torch.bfloat16)
+        assert x_TD.stride(1) == 1
+        scale, *low = self._scales
+        self._library.linear_coded(
+            self._kind,
+            x_TD.data_ptr(),
+            x_TD.stride(0),
+            rows,
+            self._depth,
+            self._codes.data_ptr(),
+            scale.data_ptr(),
+            low[0].data_ptr() if low else None,
+            self._table.data_ptr(),
+            self._panels,
+            None if self._bias is None else self._bias.data_ptr(),
+            self._finish,
+            out_TN.data_ptr(),
+            self._width,
+            torch.get_num_threads(),
+        )
+        return out_TN
+
+
+def _rows(values_N: Tensor, order: Tensor) -> Tensor:
+    """Take rows in this order; -1 gives zeros."""
+    rows = values_N[order.clamp(min=0)]
+    rows[order < 0] = 0
+    return rows
