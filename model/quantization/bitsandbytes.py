@@ -22,6 +22,7 @@ from .base import Format, Part, QuantizedWeight
 
 BLOCK = 64
 NESTED_BLOCK = 256
+SMALLEST_SCALED = 1e-38
 NF4_VALUES = (
     -1.0,
     -0.6961928009986877,
@@ -118,13 +119,10 @@ class Nf4Format(Format):
         """Take the nearest value, the lower of two as near."""
         groups = weight_ND.float().unflatten(-1, (-1, BLOCK))
         largest = groups.abs().amax(-1)
-        scaled = (groups * (1 / largest)[..., None]).clamp_(-1, 1)
-        # Of a block of zeros nothing can be scaled; bitsandbytes gives it the first code.
-        scaled = scaled.nan_to_num_(nan=-1.0)
+        scaled = (groups * (1.0 / largest.clamp(min=SMALLEST_SCALED))[..., None]).clamp_(-1, 1)
         table = torch.tensor(NF4_VALUES, device=weight_ND.device)
-        above = torch.bucketize(scaled, table).clamp_(1, len(NF4_VALUES) - 1)
-        nearer = (scaled - table[above - 1]).abs() <= (scaled - table[above]).abs()
-        codes = (above - nearer.long()).to(torch.uint8)
+        between = (table[:-1] + table[1:]) / 2
+        codes = torch.bucketize(scaled, between, out_int32=True).to(torch.uint8)
         return nibbles.pack(codes.flatten(-2)), largest
 
     def decode(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

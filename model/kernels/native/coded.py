@@ -1,7 +1,7 @@
 """Weights in four or eight bits packed for the native kernels, which decode them on the way.
 
-The panels are those of bfloat16, so that what is multiplied is what `QuantizedWeight.dequantize`
-gives, and a row's bits don't depend on the others. Shape suffixes are those of
+Codes are multiplied as bfloat16 numbers, which all but NF4's sixteen are exactly, and scales come
+afterwards, in float32. A row's bits don't depend on the others. Shape suffixes are those of
 `model.kernels.base`.
 """
 
@@ -46,10 +46,10 @@ class PackedCodedLinear(Packed):
     def _pack(self, weight_ND: Weight, order: Tensor) -> None:
         assert isinstance(weight_ND, QuantizedWeight)
         self._kind, table = _KINDS[weight_ND.format.name]
-        self._table = torch.tensor(table)
+        self._table = torch.tensor(table + table, dtype=torch.bfloat16)
         codes, *scales = weight_ND.tensors
-        if table:  # the first of two values is in the high half, and wanted in the low one
-            codes = (codes >> 4) | (codes << 4)
+        if table:
+            codes = _by_parity(codes)
         words_ND = codes.contiguous().view(torch.int32)
         self._codes = prefer_huge_pages(
             torch.empty(self._panels, words_ND.shape[1], PANEL, dtype=torch.int32)
@@ -69,6 +69,7 @@ class PackedCodedLinear(Packed):
         out_TN = torch.empty(rows, self._width, dtype=torch.bfloat16)
         assert x_TD.stride(1) == 1
         scale, *low = self._scales
+        sums_TG = torch.empty(rows, self._depth // GROUP) if low else None
         self._library.linear_coded(
             self._kind,
             x_TD.data_ptr(),
@@ -79,6 +80,7 @@ class PackedCodedLinear(Packed):
             scale.data_ptr(),
             low[0].data_ptr() if low else None,
             self._table.data_ptr(),
+            None if sums_TG is None else sums_TG.data_ptr(),
             self._panels,
             None if self._bias is None else self._bias.data_ptr(),
             self._finish,
@@ -87,6 +89,15 @@ class PackedCodedLinear(Packed):
             torch.get_num_threads(),
         )
         return out_TN
+
+
+def _by_parity(packed: Tensor) -> Tensor:
+    """Put the codes of each eight inputs in the order 0 2 4 6, 1 3 5 7, the first in low bits."""
+    pairs = packed.unflatten(-1, (-1, 4))
+    first, second = pairs[..., ::2], pairs[..., 1::2]
+    even = (first >> 4) | (second & 0xF0)
+    odd = (first & 0x0F) | (second << 4)
+    return torch.cat((even, odd), dim=-1).flatten(-2)
 
 
 def _rows(values_N: Tensor, order: Tensor) -> Tensor:

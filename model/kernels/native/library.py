@@ -20,7 +20,7 @@ _SIGNATURES: dict[str, list[type]] = {
     ],
     "linear_coded": [
         *[c_int, c_void_p, c_long, c_long, c_long, c_void_p, c_void_p, c_void_p, c_void_p],
-        *[c_long, c_void_p, c_int, c_void_p, c_long, c_int],
+        *[c_void_p, c_long, c_void_p, c_int, c_void_p, c_long, c_int],
     ],
     "embed": [c_void_p, c_long, c_void_p, c_long, c_float, c_void_p, c_int],
     "rms_norm": [c_void_p, c_void_p, c_float, c_long, c_long, c_void_p, c_int],

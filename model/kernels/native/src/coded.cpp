@@ -1,9 +1,9 @@
-// x * W^T in bfloat16 with W packed in four or eight bits, decoded on the way.
+// x * W^T with x in bfloat16 and W packed in four or eight bits, decoded on the way.
 //
-// The panels are those of bfloat16, 64 values of k at a time. A tile of a few rows decodes each of
-// those into the first cache and goes on; where there are more tiles than one, the whole panel is
-// decoded before the first. Sums are added up in the same order either way, so the bits don't depend
-// on how many rows there are.
+// Codes become bfloat16 numbers, whose products are added up as those of any weight; scales come
+// afterwards, once per 64 values of k. A tile decodes in registers; where there are more tiles than
+// one, the panel is decoded once before the first, to the layout of micro.h. Either way the same
+// sums are added up in the same order, so a row's bits don't depend on how many there are.
 #include <vector>
 
 #include "product.h"
@@ -11,78 +11,52 @@
 namespace gemmaray {
 namespace {
 
-constexpr long GROUP = 64;                 // values of k that share a scale
-constexpr long DECODED = GROUP * PANEL;    // values of a group
-constexpr long HALF = PANEL / 2;
+constexpr long GROUP = 64;               // values of k that share a scale
+constexpr long PAIRS = GROUP / 2;
+constexpr long DECODED = GROUP * PANEL;  // values of a group
 
 enum Kind : int { INT4 = 0, NF4 = 1, INT8 = 2 };
 
 struct Codes {
   int kind;
-  const uint8_t* codes;  // a panel's groups one after the other
-  const void* scale;     // [groups][32] of a panel: bfloat16 of INT4, float of NF4; [32] of INT8
-  const bf16* low;       // [groups][32] of INT4
-  const float* table;    // [16] of the four-bit kinds
+  const uint8_t* codes;  // [panels][groups] of as many bytes as a group has
+  const void* scale;     // [panels][groups][32]: bfloat16 of INT4, float of NF4; [panels][32] of INT8
+  const bf16* low;       // [panels][groups][32] of INT4
+  const bf16* table;     // [32] the values of the four-bit codes, twice
+  float* x_sums;         // [rows][groups] of INT4: room for the sums of x
 };
 
-// Of 16 columns, the values of two k rounded and side by side, as the dot product wants them.
-inline __m512i paired(Vec even, Vec odd) {
+// Of 16 columns, the values of two k side by side, as the dot product wants them.
+inline __m512i paired(__m512i even, __m512i odd) {
   const __m512i order = _mm512_set_epi16(
       31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
       23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(odd), _mm512_cvtepi32_ps(even));
+  return _mm512_permutexvar_epi16(order, (__m512i)both);
 }
 
-// A lane holds eight values of k of its column, four bits each, the first in the lowest.
-inline void decode4(const uint8_t* codes, Vec table, Vec scale, Vec low, bf16* out) {
-  for (long k = 0; k < GROUP; k += 8, codes += 4 * PANEL) {
-    __m512i lanes = _mm512_loadu_si512(codes);
+// Calls use(pair of k, 16 columns of it, the other 16) for each of a group.
+template <bool FOUR, class Use>
+inline __attribute__((always_inline)) void decode(const uint8_t* codes, __m512i table, Use use) {
+  if (FOUR) {  // 16 bits hold four values of k of one parity, the first in the lowest bits
+    for (long pair = 0; pair < PAIRS; pair += 4, codes += 4 * PANEL) {
+      __m512i left = _mm512_loadu_si512(codes), right = _mm512_loadu_si512(codes + 64);
 #pragma GCC unroll 4
-    for (long pair = 0; pair < 4; pair++) {
-      const Vec even = _mm512_permutexvar_ps(lanes, table);
-      const Vec odd = _mm512_permutexvar_ps(_mm512_srli_epi32(lanes, 4), table);
-      _mm512_store_si512(out + (k + 2 * pair) * PANEL, paired(_mm512_fmadd_ps(even, scale, low),
-                                                              _mm512_fmadd_ps(odd, scale, low)));
-      lanes = _mm512_srli_epi32(lanes, 8);
+      for (long i = 0; i < 4; i++) {
+        use(pair + i, _mm512_permutexvar_epi16(left, table),
+            _mm512_permutexvar_epi16(right, table));
+        left = _mm512_srli_epi16(left, 4);
+        right = _mm512_srli_epi16(right, 4);
+      }
     }
-  }
-}
-
-// A lane holds four values of k of its column.
-inline void decode8(const uint8_t* codes, Vec scale, bf16* out) {
-  // bitsandbytes multiplies by the largest magnitude first, and then by its 1 / 127.
-  const Vec step = _mm512_set1_ps(7.874015718698502e-3f);
-  const auto value = [&](__m512i lanes) {
-    const Vec code = _mm512_cvtepi32_ps(_mm512_srai_epi32(lanes, 24));
-    return _mm512_mul_ps(_mm512_mul_ps(code, scale), step);
-  };
-  for (long k = 0; k < GROUP; k += 4, codes += 4 * PANEL) {
-    const __m512i lanes = _mm512_loadu_si512(codes);
-    _mm512_store_si512(out + k * PANEL, paired(value(_mm512_slli_epi32(lanes, 24)),
-                                               value(_mm512_slli_epi32(lanes, 16))));
-    _mm512_store_si512(out + (k + 2) * PANEL,
-                       paired(value(_mm512_slli_epi32(lanes, 8)), value(lanes)));
-  }
-}
-
-// Decodes one group of a panel to [32 pairs of k][32 columns][2].
-inline void decode(const Codes& c, long panel, long groups, long group, bf16* out) {
-  const long at = panel * groups + group;
-  for (long half = 0; half < 2; half++, out += 2 * HALF) {
-    const long column = at * PANEL + half * HALF;
-    if (c.kind == INT8) {
-      const Vec scale = _mm512_loadu_ps((const float*)c.scale + panel * PANEL + half * HALF);
-      decode8(c.codes + at * DECODED + half * 4 * HALF, scale, out);
-      continue;
-    }
-    const uint8_t* codes = c.codes + at * DECODED / 2 + half * 4 * HALF;
-    const Vec table = _mm512_loadu_ps(c.table);
-    if (c.kind == INT4) {
-      decode4(codes, table, load_bf16((const bf16*)c.scale + column), load_bf16(c.low + column),
-              out);
-    } else {
-      decode4(codes, table, _mm512_loadu_ps((const float*)c.scale + column),
-              _mm512_setzero_ps(), out);
+  } else {  // 32 bits hold four values of k
+    for (long pair = 0; pair < PAIRS; pair += 2, codes += 4 * PANEL) {
+      const __m512i left = _mm512_loadu_si512(codes), right = _mm512_loadu_si512(codes + 64);
+      const auto at = [](__m512i lanes, int shift) {
+        return _mm512_srai_epi32(_mm512_sll_epi32(lanes, _mm_cvtsi32_si128(shift)), 24);
+      };
+      use(pair, paired(at(left, 24), at(left, 16)), paired(at(right, 24), at(right, 16)));
+      use(pair + 1, paired(at(left, 8), at(left, 0)), paired(at(right, 8), at(right, 0)));
     }
   }
 }
@@ -90,28 +64,86 @@ inline void decode(const Codes& c, long panel, long groups, long group, bf16* ou
 struct Rows {
   const Job& job;
   const Codes& codes;
-  long panel;
-  bf16* decoded;  // of the whole panel if `ready`, else room for a group
-  bool ready;
+  long panel, groups;
+  const uint8_t* packed;  // the panel's codes
+  const bf16* decoded;    // all of the panel, or null
+  __m512i table;
 };
 
-template <int ROWS>
-struct Tile {
-  static __attribute__((noinline)) void run(const Rows& r, long row) {
-    const Job& job = r.job;
-    Vec sums[ROWS][2];
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++) sums[i][0] = sums[i][1] = Bf16::zero();
-    const long groups = job.depth / GROUP;
-    const auto* a = (const bf16*)job.x + row * job.stride;
-    for (long group = 0; group < groups; group++) {
-      if (!r.ready) decode(r.codes, r.panel, groups, group, r.decoded);
-      const bf16* b = r.decoded + (r.ready ? group * DECODED : 0);
-      accumulate<Bf16, ROWS>(a + group * GROUP, job.stride, b, GROUP / Bf16::DEPTH, sums);
+template <bool FOUR>
+constexpr long group_bytes() {
+  return FOUR ? DECODED / 2 : DECODED;
+}
+
+// Adds one group's sums, scaled, to a row's totals.
+inline void scale(const Rows& r, long row, long group, const Vec (&sums)[2], Vec (&totals)[2]) {
+  const long column = (r.panel * r.groups + group) * PANEL;
+#pragma GCC unroll 2
+  for (long half = 0; half < 2; half++) {
+    const long at = column + half * LANES;
+    if (r.codes.kind == NF4) {
+      const Vec factor = _mm512_loadu_ps((const float*)r.codes.scale + at);
+      totals[half] = _mm512_fmadd_ps(sums[half], factor, totals[half]);
+    } else {
+      const Vec x_sum = _mm512_set1_ps(r.codes.x_sums[row * r.groups + group]);
+      const Vec factor = load_bf16((const bf16*)r.codes.scale + at);
+      totals[half] = _mm512_fmadd_ps(load_bf16(r.codes.low + at), x_sum, totals[half]);
+      totals[half] = _mm512_fmadd_ps(sums[half], factor, totals[half]);
     }
-#pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++) finish(job, sums[i][0], sums[i][1], row + i, r.panel);
   }
+}
+
+template <bool FOUR>
+struct Tile {
+  template <int ROWS>
+  struct Of {
+    static __attribute__((noinline)) void run(const Rows& r, long row) {
+      const auto* a = (const bf16*)r.job.x + row * r.job.stride;
+      const int32_t* pairs[ROWS];
+      Vec sums[ROWS][2], totals[ROWS][2];
+#pragma GCC unroll 12
+      for (int i = 0; i < ROWS; i++) {
+        pairs[i] = (const int32_t*)(a + i * r.job.stride);
+        sums[i][0] = sums[i][1] = totals[i][0] = totals[i][1] = Bf16::zero();
+      }
+      for (long group = 0; group < r.groups; group++) {
+        if (r.decoded) {
+          accumulate<Bf16, ROWS>(a + group * GROUP, r.job.stride, r.decoded + group * DECODED,
+                                 PAIRS, sums);
+        } else {
+          decode<FOUR>(r.packed + group * group_bytes<FOUR>(), r.table,
+                       [&](long pair, __m512i left, __m512i right) {
+#pragma GCC unroll 12
+                         for (int i = 0; i < ROWS; i++) {
+                           const __m512i x = _mm512_set1_epi32(pairs[i][group * PAIRS + pair]);
+                           Bf16::dot(sums[i][0], x, left);
+                           Bf16::dot(sums[i][1], x, right);
+                         }
+                       });
+        }
+        if (FOUR) {
+#pragma GCC unroll 12
+          for (int i = 0; i < ROWS; i++) {
+            scale(r, row + i, group, sums[i], totals[i]);
+            sums[i][0] = sums[i][1] = Bf16::zero();
+          }
+        }
+      }
+#pragma GCC unroll 12
+      for (int i = 0; i < ROWS; i++) {
+        if (FOUR) {
+          finish(r.job, totals[i][0], totals[i][1], row + i, r.panel);
+        } else {
+          const float* largest = (const float*)r.codes.scale + r.panel * PANEL;
+          const Vec step = _mm512_set1_ps(1.0f / 127);
+          const Vec left = _mm512_mul_ps(_mm512_loadu_ps(largest), step);
+          const Vec right = _mm512_mul_ps(_mm512_loadu_ps(largest + LANES), step);
+          finish(r.job, _mm512_mul_ps(sums[i][0], left), _mm512_mul_ps(sums[i][1], right), row + i,
+                 r.panel);
+        }
+      }
+    }
+  };
 };
 
 // Memory of this thread, aligned for vectors, that is kept for the next call.
@@ -122,24 +154,48 @@ bf16* room(long values) {
   return (bf16*)(((uintptr_t)kept.data() + 63) / 64 * 64);
 }
 
+void sum_groups(const Job& job, float* sums, int threads) {
+  const __m512i ones = _mm512_set1_epi16(0x3f80);
+  const long groups = job.depth / GROUP;
+#pragma omp parallel for schedule(static) num_threads(threads) if (job.rows > 16)
+  for (long row = 0; row < job.rows; row++) {
+    const bf16* x = (const bf16*)job.x + row * job.stride;
+    for (long group = 0; group < groups; group++) {
+      Vec sum = Bf16::zero();
+      for (long k = 0; k < GROUP; k += 2 * LANES) {
+        Bf16::dot(sum, _mm512_loadu_si512(x + group * GROUP + k), ones);
+      }
+      sums[row * groups + group] = _mm512_reduce_add_ps(sum);
+    }
+  }
+}
+
+template <bool FOUR>
 void multiply(const Job& job, const Codes& codes, long panels, int threads) {
   if (job.rows == 0) return;
+  if (codes.kind == INT4) sum_groups(job, codes.x_sums, threads);
+  const __m512i table = FOUR ? _mm512_loadu_si512(codes.table) : _mm512_setzero_si512();
   const long block = rows_per_block(job.rows, panels, threads);
   const long blocks = (job.rows + block - 1) / block;
   const long groups = job.depth / GROUP;
-#pragma omp parallel num_threads(threads)
-  {
-    bf16* decoded = room((block > MAX_ROWS ? groups : 1) * DECODED);
-#pragma omp for collapse(2) schedule(static)
-    for (long panel = 0; panel < panels; panel++) {
-      for (long part = 0; part < blocks; part++) {
-        const long first = part * block, count = std::min(block, job.rows - first);
-        const Rows rows = {job, codes, panel, decoded, count > MAX_ROWS};
-        for (long group = 0; rows.ready && group < groups; group++) {
-          decode(codes, panel, groups, group, decoded + group * DECODED);
-        }
-        in_tiles(first, count, [&](long row, int height) { with_rows<Tile>(height, rows, row); });
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+  for (long panel = 0; panel < panels; panel++) {
+    for (long part = 0; part < blocks; part++) {
+      const long first = part * block, count = std::min(block, job.rows - first);
+      const uint8_t* packed = codes.codes + panel * groups * group_bytes<FOUR>();
+      bf16* decoded = count > MAX_ROWS ? room(groups * DECODED) : nullptr;
+      for (long group = 0; decoded && group < groups; group++) {
+        decode<FOUR>(packed + group * group_bytes<FOUR>(), table,
+                     [&](long pair, __m512i left, __m512i right) {
+                       bf16* out = decoded + group * DECODED + pair * 2 * PANEL;
+                       _mm512_store_si512(out, left);
+                       _mm512_store_si512(out + PANEL, right);
+                     });
       }
+      const Rows rows = {job, codes, panel, groups, packed, decoded, table};
+      in_tiles(first, count, [&](long row, int height) {
+        with_rows<Tile<FOUR>::template Of>(height, rows, row);
+      });
     }
   }
 }
@@ -150,11 +206,16 @@ extern "C" {
 
 void gemmaray_linear_coded(int kind, const bf16* x, long stride, long rows, long depth,
                            const uint8_t* packed, const void* scale, const bf16* low,
-                           const float* table, long panels, const float* bias, int finish,
-                           bf16* out, long width, int threads) {
+                           const bf16* table, float* x_sums, long panels, const float* bias,
+                           int finish, bf16* out, long width, int threads) {
   const Job job = {x,     stride,  packed,  out,     rows, depth,
                    width, nullptr, nullptr, nullptr, bias, 0.0f,  finish};
-  multiply(job, {kind, packed, scale, low, table}, panels, threads);
+  const Codes codes = {kind, packed, scale, low, table, x_sums};
+  if (kind == INT8) {
+    multiply<false>(job, codes, panels, threads);
+  } else {
+    multiply<true>(job, codes, panels, threads);
+  }
 }
 
 }  // extern "C"
