@@ -130,7 +130,7 @@ def read_whole(found: Found, name: str) -> torch.Tensor:
         CheckpointError: it is damaged, or its source can't make anything of it.
     """
     shard = found.wanted[name][0]
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for part in _sources(name, [shard], found.files):
         with _opened(found.files[part]) as file:
             tensors[part] = file.get_tensor(part)

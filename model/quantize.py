@@ -136,7 +136,7 @@ def _write_weights(tensors: _Tensors, folder: Path, file_bytes: int) -> Written:
     if len(files) == 1:
         (folder / "part-0").rename(folder / SINGLE)
         return Written(tensors.source_bytes, total, 1)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(files):
         name = f"model-{number + 1:05}-of-{len(files):05}.safetensors"
         (folder / f"part-{number}").rename(folder / name)

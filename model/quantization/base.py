@@ -146,6 +146,11 @@ class QuantizedWeight:
         return self.format.decode(self.tensors, dtype)
 
 
+def grouped(values_ND: Tensor, size: int) -> Tensor:
+    """Cut rows into groups of so many values: [N, D / size, size]."""
+    return values_ND.reshape(len(values_ND), -1, size)
+
+
 Weight: TypeAlias = Tensor | QuantizedWeight
 
 

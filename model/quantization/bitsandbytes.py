@@ -18,7 +18,7 @@ from torch import Tensor
 from model.errors import CheckpointError
 
 from . import nibbles
-from .base import Format, Part, QuantizedWeight
+from .base import Format, Part, QuantizedWeight, grouped
 
 BLOCK = 64
 NESTED_BLOCK = 256
@@ -117,7 +117,7 @@ class Nf4Format(Format):
 
     def encode(self, weight_ND: Tensor) -> tuple[Tensor, ...]:
         """Take the nearest value, the lower of two as near."""
-        groups = weight_ND.float().unflatten(-1, (-1, BLOCK))
+        groups = grouped(weight_ND.float(), BLOCK)
         largest = groups.abs().amax(-1)
         scaled = (groups * (1.0 / largest.clamp(min=SMALLEST_SCALED))[..., None]).clamp_(-1, 1)
         table = torch.tensor(NF4_VALUES, device=weight_ND.device)
@@ -129,7 +129,7 @@ class Nf4Format(Format):
         """Look the values up and multiply."""
         packed, largest = tensors
         table = torch.tensor(NF4_VALUES, device=packed.device)
-        values = table[nibbles.unpack(packed).int()].unflatten(-1, (-1, BLOCK))
+        values = grouped(table[nibbles.unpack(packed).int()], BLOCK)
         return values.mul_(largest[..., None]).flatten(-2).to(dtype)
 
     def stored(self, name: str, weight: QuantizedWeight) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import nibbles
-from .base import Format, Part
+from .base import Format, Part, grouped
 from .rows import fp8_rows, int8_rows
 
 GROUP = 64
@@ -67,7 +67,7 @@ class Int4Format(Format):
 
     def encode(self, weight_ND: Tensor) -> tuple[Tensor, ...]:
         """Round by groups; the codes fit the scales as they are kept."""
-        groups = weight_ND.float().unflatten(-1, (-1, GROUP))
+        groups = grouped(weight_ND.float(), GROUP)
         low_NG = groups.amin(-1).bfloat16()
         span_NG = groups.amax(-1) - low_NG.float()
         scale_NG = (span_NG / LEVELS).clamp_(min=SMALLEST_SCALE).bfloat16()
@@ -78,6 +78,6 @@ class Int4Format(Format):
     def decode(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """Multiply and add."""
         packed, scale_NG, low_NG = tensors
-        codes = nibbles.unpack(packed).unflatten(-1, (-1, GROUP)).float()
+        codes = grouped(nibbles.unpack(packed), GROUP).float()
         values = codes.mul_(scale_NG.float()[..., None]).add_(low_NG.float()[..., None])
         return values.flatten(-2).to(dtype)

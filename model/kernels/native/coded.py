@@ -54,13 +54,14 @@ class PackedCodedLinear(Packed):
         self._codes = prefer_huge_pages(
             torch.empty(self._panels, words_ND.shape[1], PANEL, dtype=torch.int32)
         )
-        self._codes.copy_(_rows(words_ND, order).unflatten(0, (-1, PANEL)).transpose(1, 2))
+        self._codes.copy_(_rows(words_ND, order).view(self._panels, PANEL, -1).transpose(1, 2))
         self._scales = [self._ordered_scales(scale, order) for scale in scales]
         self.nbytes = self._codes.nbytes + sum(scale.nbytes for scale in self._scales)
 
     def _ordered_scales(self, scale: Tensor, order: Tensor) -> Tensor:
         """Lay out scales [N] or [N, groups] as the kernel reads them: [panels, (groups,) 32]."""
-        ordered = _rows(scale, order).unflatten(0, (-1, PANEL))
+        rows = _rows(scale, order)
+        ordered = rows.view(self._panels, PANEL, *rows.shape[1:])
         return ordered.transpose(1, -1).contiguous()
 
     def __call__(self, x_TD: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class PackedCodedLinear(Packed):
 
 def _by_parity(packed: Tensor) -> Tensor:
     """Put the codes of each eight inputs in the order 0 2 4 6, 1 3 5 7, the first in low bits."""
-    pairs = packed.unflatten(-1, (-1, 4))
+    pairs = packed.reshape(len(packed), -1, 4)
     first, second = pairs[..., ::2], pairs[..., 1::2]
     even = (first >> 4) | (second & 0xF0)
     odd = (first & 0x0F) | (second << 4)
