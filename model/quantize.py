@@ -131,6 +131,7 @@ def _write_weights(tensors: _Tensors, folder: Path, file_bytes: int) -> Written:
         path = folder / f"part-{len(files)}"
         whole = {name: tensor.contiguous() for name, tensor in held.items()}
         save_file(whole, path, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", path)  # it lets nobody else read
         files.append(list(held))
         total += sum(tensor.nbytes for tensor in held.values())
     if len(files) == 1:
