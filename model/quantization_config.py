@@ -1,8 +1,8 @@
-"""The `quantization_config` of a config.json: in which format a checkpoint's weights are stored."""
+"""In which format a checkpoint's weights are stored, and where which can be computed with."""
 
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, ParameterError
 from .params import Quantization, WeightFormat
 
 OURS: tuple[WeightFormat, ...] = ("int8", "int4", "fp8")
@@ -63,6 +63,15 @@ def write_quantization(name: WeightFormat) -> dict[str, Any]:
             "bnb_4bit_use_double_quant": False,
         }
     return values
+
+
+def check_device(quantization: Quantization, device_type: str) -> None:
+    """Raise ParameterError if devices of this type can't compute with such weights."""
+    if quantization == "fp8" and device_type != "cuda":
+        raise ParameterError(
+            "quantization='fp8' needs a CUDA device of compute capability 8.9 or more (Ada, "
+            f"Hopper), not {device_type}; use 'int8' or 'none'"
+        )
 
 
 def _bitsandbytes(values: dict[str, Any], source: str) -> Quantization:

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.errors import ParameterError
 from model.quantization import Weight, quantized
 from model.quantization.rows import Fp8Rows, fp8_rows
+from model.quantization_config import check_device
 
 from .base import Linear
 
@@ -28,11 +29,7 @@ def require_fp8(device: torch.device) -> None:
     Raises:
         ParameterError: it does not.
     """
-    if device.type != "cuda":
-        raise ParameterError(
-            "quantization='fp8' needs a CUDA device of compute capability 8.9 or more (Ada, "
-            f"Hopper), not {device.type}; use 'int8' or 'none'"
-        )
+    check_device("fp8", device.type)
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         raise ParameterError(
