@@ -18,7 +18,6 @@ constexpr long DECODED = GROUP * PANEL;  // values of a group
 enum Kind : int { INT4 = 0, NF4 = 1, INT8 = 2 };
 
 struct Codes {
-  int kind;
   const uint8_t* codes;  // [panels][groups] of as many bytes as a group has
   const void* scale;     // [panels][groups][32]: bfloat16 of INT4, float of NF4; [panels][32] of INT8
   const bf16* low;       // [panels][groups][32] of INT4
@@ -36,9 +35,9 @@ inline __m512i paired(__m512i even, __m512i odd) {
 }
 
 // Calls use(pair of k, 16 columns of it, the other 16) for each of a group.
-template <bool FOUR, class Use>
+template <int KIND, class Use>
 inline __attribute__((always_inline)) void decode(const uint8_t* codes, __m512i table, Use use) {
-  if (FOUR) {  // 16 bits hold four values of k of one parity, the first in the lowest bits
+  if (KIND != INT8) {  // 16 bits hold four values of k of one parity, the first in the lowest bits
     for (long pair = 0; pair < PAIRS; pair += 4, codes += 4 * PANEL) {
       __m512i left = _mm512_loadu_si512(codes), right = _mm512_loadu_si512(codes + 64);
 #pragma GCC unroll 4
@@ -70,30 +69,31 @@ struct Rows {
   __m512i table;
 };
 
-template <bool FOUR>
+template <int KIND>
 constexpr long group_bytes() {
-  return FOUR ? DECODED / 2 : DECODED;
+  return KIND == INT8 ? DECODED : DECODED / 2;
 }
 
-// Adds one group's sums, scaled, to a row's totals.
-inline void scale(const Rows& r, long row, long group, const Vec (&sums)[2], Vec (&totals)[2]) {
+// What a group's sums are multiplied by, and of INT4 what the sums of x are.
+struct Scales {
+  Vec factor[2], low[2];
+};
+
+template <int KIND>
+inline Scales scales_of(const Rows& r, long group) {
+  Scales scales;
   const long column = (r.panel * r.groups + group) * PANEL;
 #pragma GCC unroll 2
   for (long half = 0; half < 2; half++) {
     const long at = column + half * LANES;
-    if (r.codes.kind == NF4) {
-      const Vec factor = _mm512_loadu_ps((const float*)r.codes.scale + at);
-      totals[half] = _mm512_fmadd_ps(sums[half], factor, totals[half]);
-    } else {
-      const Vec x_sum = _mm512_set1_ps(r.codes.x_sums[row * r.groups + group]);
-      const Vec factor = load_bf16((const bf16*)r.codes.scale + at);
-      totals[half] = _mm512_fmadd_ps(load_bf16(r.codes.low + at), x_sum, totals[half]);
-      totals[half] = _mm512_fmadd_ps(sums[half], factor, totals[half]);
-    }
+    scales.factor[half] = KIND == INT4 ? load_bf16((const bf16*)r.codes.scale + at)
+                                       : _mm512_loadu_ps((const float*)r.codes.scale + at);
+    if (KIND == INT4) scales.low[half] = load_bf16(r.codes.low + at);
   }
+  return scales;
 }
 
-template <bool FOUR>
+template <int KIND>
 struct Tile {
   template <int ROWS>
   struct Of {
@@ -111,7 +111,7 @@ struct Tile {
           accumulate<Bf16, ROWS>(a + group * GROUP, r.job.stride, r.decoded + group * DECODED,
                                  PAIRS, sums);
         } else {
-          decode<FOUR>(r.packed + group * group_bytes<FOUR>(), r.table,
+          decode<KIND>(r.packed + group * group_bytes<KIND>(), r.table,
                        [&](long pair, __m512i left, __m512i right) {
 #pragma GCC unroll 12
                          for (int i = 0; i < ROWS; i++) {
@@ -121,17 +121,24 @@ struct Tile {
                          }
                        });
         }
-        if (FOUR) {
+        if (KIND == INT8) continue;  // its scale is the same for all groups
+        const Scales scales = scales_of<KIND>(r, group);
 #pragma GCC unroll 12
-          for (int i = 0; i < ROWS; i++) {
-            scale(r, row + i, group, sums[i], totals[i]);
-            sums[i][0] = sums[i][1] = Bf16::zero();
+        for (int i = 0; i < ROWS; i++) {
+          const Vec x_sum =
+              _mm512_set1_ps(KIND == INT4 ? r.codes.x_sums[(row + i) * r.groups + group] : 0);
+#pragma GCC unroll 2
+          for (int half = 0; half < 2; half++) {
+            Vec& total = totals[i][half];
+            if (KIND == INT4) total = _mm512_fmadd_ps(scales.low[half], x_sum, total);
+            total = _mm512_fmadd_ps(sums[i][half], scales.factor[half], total);
+            sums[i][half] = Bf16::zero();
           }
         }
       }
 #pragma GCC unroll 12
       for (int i = 0; i < ROWS; i++) {
-        if (FOUR) {
+        if (KIND != INT8) {
           finish(r.job, totals[i][0], totals[i][1], row + i, r.panel);
         } else {
           const float* largest = (const float*)r.codes.scale + r.panel * PANEL;
@@ -170,11 +177,11 @@ void sum_groups(const Job& job, float* sums, int threads) {
   }
 }
 
-template <bool FOUR>
+template <int KIND>
 void multiply(const Job& job, const Codes& codes, long panels, int threads) {
   if (job.rows == 0) return;
-  if (codes.kind == INT4) sum_groups(job, codes.x_sums, threads);
-  const __m512i table = FOUR ? _mm512_loadu_si512(codes.table) : _mm512_setzero_si512();
+  if (KIND == INT4) sum_groups(job, codes.x_sums, threads);
+  const __m512i table = KIND == INT8 ? _mm512_setzero_si512() : _mm512_loadu_si512(codes.table);
   const long block = rows_per_block(job.rows, panels, threads);
   const long blocks = (job.rows + block - 1) / block;
   const long groups = job.depth / GROUP;
@@ -182,10 +189,10 @@ void multiply(const Job& job, const Codes& codes, long panels, int threads) {
   for (long panel = 0; panel < panels; panel++) {
     for (long part = 0; part < blocks; part++) {
       const long first = part * block, count = std::min(block, job.rows - first);
-      const uint8_t* packed = codes.codes + panel * groups * group_bytes<FOUR>();
+      const uint8_t* packed = codes.codes + panel * groups * group_bytes<KIND>();
       bf16* decoded = count > MAX_ROWS ? room(groups * DECODED) : nullptr;
       for (long group = 0; decoded && group < groups; group++) {
-        decode<FOUR>(packed + group * group_bytes<FOUR>(), table,
+        decode<KIND>(packed + group * group_bytes<KIND>(), table,
                      [&](long pair, __m512i left, __m512i right) {
                        bf16* out = decoded + group * DECODED + pair * 2 * PANEL;
                        _mm512_store_si512(out, left);
@@ -194,7 +201,7 @@ void multiply(const Job& job, const Codes& codes, long panels, int threads) {
       }
       const Rows rows = {job, codes, panel, groups, packed, decoded, table};
       in_tiles(first, count, [&](long row, int height) {
-        with_rows<Tile<FOUR>::template Of>(height, rows, row);
+        with_rows<Tile<KIND>::template Of>(height, rows, row);
       });
     }
   }
@@ -210,12 +217,10 @@ void gemmaray_linear_coded(int kind, const bf16* x, long stride, long rows, long
                            int finish, bf16* out, long width, int threads) {
   const Job job = {x,     stride,  packed,  out,     rows, depth,
                    width, nullptr, nullptr, nullptr, bias, 0.0f,  finish};
-  const Codes codes = {kind, packed, scale, low, table, x_sums};
-  if (kind == INT8) {
-    multiply<false>(job, codes, panels, threads);
-  } else {
-    multiply<true>(job, codes, panels, threads);
-  }
+  const Codes codes = {packed, scale, low, table, x_sums};
+  if (kind == INT4) multiply<INT4>(job, codes, panels, threads);
+  if (kind == NF4) multiply<NF4>(job, codes, panels, threads);
+  if (kind == INT8) multiply<INT8>(job, codes, panels, threads);
 }
 
 }  // extern "C"
