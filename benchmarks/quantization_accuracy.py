@@ -1,4 +1,4 @@
-"""What eight bits cost: the demo model's accuracy on its held-out sample, in each arithmetic.
+"""What fewer bits cost: the demo model's accuracy on its held-out sample, in each arithmetic.
 
     python benchmarks/quantization_accuracy.py [--rows N] [--out FILE]
 
@@ -27,7 +27,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16, plain torch": {"dtype": "bfloat16", "kernels": "plain", "attention": "reference"},
     "bfloat16": {"dtype": "bfloat16"},
-    "int8": {"dtype": "bfloat16", "quantization": "int8"},
+    **{
+        name: {"dtype": "bfloat16", "quantization": name}
+        for name in ("int8", "int4", "bnb-int8", "bnb-nf4")
+    },
 }
 WAYS = ("generated", "label scores", "classification head")
 

@@ -30,6 +30,7 @@ from .options import (
     UsageError,
     given,
 )
+from .quantizing import quantize
 from .serve.options import ServeOptions
 from .signature import with_options
 from .start import launch_job, start
@@ -263,6 +264,7 @@ for command in (
     chat,
     attention_mask,
     convert,
+    quantize,
 ):
     app.command()(command)
 

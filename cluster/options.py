@@ -224,7 +224,9 @@ class JobOptions(S3Options):
     ] = None
     quantization: Annotated[
         Quantization | None,
-        _model("Weights and activations of the layers in eight bits: faster.", default="none"),
+        _model(
+            "The layers' weights in eight or four bits; see docs/quantization.md.", default="none"
+        ),
     ] = None
     device: Annotated[
         Device | None, _model("Where it computes.", default="auto: CUDA where there is any")

@@ -82,7 +82,7 @@ def as_values(found: Preflight) -> dict[str, Any]:
             "revision": job.checkpoint.revision,
             "architecture": job.checkpoint.config.architecture,
             "dtype": job.checkpoint.dtype,
-            "quantization": job.spec.resources.quantization,
+            "quantization": job.checkpoint.quantization,
             "max_model_len": job.checkpoint.max_model_len,
             "chat": job.checkpoint.chat,
             **dataclasses.asdict(found.weights),
@@ -148,7 +148,8 @@ def _model(found: Preflight) -> Iterator[str]:
     resources = job.spec.resources
     ranks = resources.tensor_parallel
     each = f" on each of {ranks} ranks" if ranks > 1 else ""
-    quantized = "" if resources.quantization == "none" else f", layers in {resources.quantization}"
+    name = job.checkpoint.quantization
+    quantized = "" if name == "none" else f", layers in {name}"
     yield _line(
         "model",
         f"{job.spec.model}: {compact(weights.parameters)} parameters, {job.checkpoint.dtype}"

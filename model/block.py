@@ -93,6 +93,7 @@ class Gemma2Attention(nn.Module):
             bias=config.attention_bias,
             dtype=dtype,
             device=device,
+            stored=config.quantization,
         )
         self.o_proj = RowParallelLinear(
             q_width,
@@ -102,6 +103,7 @@ class Gemma2Attention(nn.Module):
             bias=config.attention_bias,
             dtype=dtype,
             device=device,
+            stored=config.quantization,
         )
 
     def prepare(self, kernels: Kernels, quantization: Quantization) -> None:
@@ -164,7 +166,12 @@ class Gemma2Layer(nn.Module):
         self.post_attention_layernorm = norm()
         self.pre_feedforward_layernorm = norm()
         self.mlp = GatedMLP(
-            config.hidden_size, config.intermediate_size, tp, dtype=dtype, device=device
+            config.hidden_size,
+            config.intermediate_size,
+            tp,
+            dtype=dtype,
+            device=device,
+            stored=config.quantization,
         )
         self.post_feedforward_layernorm = norm()
 

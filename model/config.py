@@ -17,7 +17,8 @@ from .config_file import (
     token_ids,
 )
 from .errors import ConfigError, ParameterError
-from .params import FLOAT16_REFUSED, DType
+from .params import FLOAT16_REFUSED, DType, Quantization
+from .quantization_config import read_quantization
 
 Architecture = Literal["causal_lm", "sequence_classification", "token_classification"]
 ComputeDType = Literal["bfloat16", "float32"]
@@ -45,6 +46,7 @@ class ModelConfig:
         layer_types: one per layer.
         eos_token_ids: what ends an answer; empty when nothing does.
         dtype: of the stored weights.
+        quantization: in what form the layers' weights are stored.
         labels: of the classification head, in the order of its outputs; empty without one.
         problem_type: what a sequence classification head was trained for, if that was recorded.
     """
@@ -70,6 +72,7 @@ class ModelConfig:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     dtype: StoredDType
+    quantization: Quantization
     architecture: Architecture
     labels: tuple[str, ...]
     problem_type: ProblemType | None
@@ -113,6 +116,7 @@ class ModelConfig:
             bos_token_id=file.bos_token_id,
             eos_token_ids=token_ids(file.eos_token_id),
             dtype=file.dtype or file.torch_dtype or "float32",
+            quantization=read_quantization(file.quantization_config, source=source),
             architecture=architecture,
             labels=() if architecture == "causal_lm" else _labels(file, source),
             problem_type=file.problem_type,
@@ -167,6 +171,21 @@ class ModelConfig:
                 f"{FLOAT16_REFUSED}"
             )
         return self.dtype
+
+    def compute_quantization(self, requested: Quantization) -> Quantization:
+        """The form of the layers' weights: what was asked for, or that in which they are stored.
+
+        Raises:
+            ParameterError: they are stored in another one than was asked for.
+        """
+        if self.quantization == "none":
+            return requested
+        if requested not in ("none", self.quantization):
+            raise ParameterError(
+                f"the checkpoint's weights are in {self.quantization} already, so quantization "
+                f"{requested!r} can't be used: leave it out, or use the original checkpoint"
+            )
+        return self.quantization
 
 
 def read_eos_token_ids(values: dict[str, Any], *, source: str) -> tuple[int, ...]:

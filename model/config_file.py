@@ -24,7 +24,6 @@ REFUSED = {
     "is_encoder_decoder": "only decoder-only models are computed",
     "per_layer_config": "all layers must have the same shape",
     "pruned_heads": "all layers must have the same heads",
-    "quantization_config": "quantized weights are not read; use the bfloat16 or float32 original",
     "use_bidirectional_attention": "only causal attention is computed",
 }
 
@@ -111,6 +110,7 @@ class ConfigFile(BaseModel):
     id2label: dict[int | str, str] | None = None
     num_labels: Count | None = None
     problem_type: ProblemType | None = None
+    quantization_config: dict[str, Any] | None = None
     token_classification_bias: Literal[True] = True
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from .kernels import GatedLinear, Kernels, Linear, TokenTable
 from .lora import AdapterSet, Updates, column_updates, head_forms, row_updates
 from .parallel import TensorParallel, even_slice, vocab_of_rank
 from .params import Quantization
+from .quantization import QuantizedWeight, empty_weight, weight_shards
 
 ALL = slice(None)
 
@@ -94,6 +95,7 @@ class ColumnParallelLinear(nn.Module):
         in_features: width of the input, whole on every rank.
         projections: by its name in the checkpoint, each one's width and which of its outputs this
             rank holds.
+        stored: in what form the checkpoint has the weights.
     """
 
     def __init__(
@@ -104,12 +106,15 @@ class ColumnParallelLinear(nn.Module):
         bias: bool,
         dtype: torch.dtype,
         device: torch.device,
+        stored: Quantization = "none",
     ) -> None:
         super().__init__()
         self.projections = projections
         self.widths = [part.stop - part.start for _, part in projections.values()]
         width = sum(self.widths)
-        self.weight = empty_parameter(width, in_features, dtype=dtype, device=device)
+        self.weight: nn.Parameter | QuantizedWeight = empty_weight(
+            width, in_features, stored, dtype=dtype, device=device
+        )
         self.bias = empty_parameter(width, dtype=dtype, device=device) if bias else None
         self.form: Linear
         self.updates: Updates | None = None
@@ -168,7 +173,8 @@ class ColumnParallelLinear(nn.Module):
         for (name, (full, part)), width in zip(self.projections.items(), self.widths, strict=True):
             stop = start + width
             shape = (full, self.weight.shape[1])
-            yield Shard(f"{prefix}.{name}.weight", shape, (part, ALL), self.weight[start:stop])
+            rows = self.weight[start:stop]
+            yield from weight_shards(f"{prefix}.{name}.weight", shape, (part, ALL), rows)
             if self.bias is not None:
                 yield Shard(f"{prefix}.{name}.bias", (full,), (part,), self.bias[start:stop])
             start = stop
@@ -187,13 +193,16 @@ class RowParallelLinear(nn.Module):
         bias: bool,
         dtype: torch.dtype,
         device: torch.device,
+        stored: Quantization = "none",
     ) -> None:
         super().__init__()
         self.in_features = in_features
         self.part = part
         self.tp = tp
         width = part.stop - part.start
-        self.weight = empty_parameter(out_features, width, dtype=dtype, device=device)
+        self.weight: nn.Parameter | QuantizedWeight = empty_weight(
+            out_features, width, stored, dtype=dtype, device=device
+        )
         self.bias = empty_parameter(out_features, dtype=dtype, device=device) if bias else None
         self.form: Linear
         self.updates: Updates | None = None
@@ -224,7 +233,7 @@ class RowParallelLinear(nn.Module):
         """Yield what the checkpoint has under this prefix."""
         out_features = self.weight.shape[0]
         shape = (out_features, self.in_features)
-        yield Shard(f"{prefix}.weight", shape, (ALL, self.part), self.weight)
+        yield from weight_shards(f"{prefix}.weight", shape, (ALL, self.part), self.weight)
         if self.bias is not None:
             yield Shard(f"{prefix}.bias", (out_features,), (ALL,), self.bias)
 
@@ -240,6 +249,7 @@ class GatedMLP(nn.Module):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        stored: Quantization = "none",
     ) -> None:
         super().__init__()
         part = even_slice(intermediate_size, tp.rank, tp.size)
@@ -249,9 +259,17 @@ class GatedMLP(nn.Module):
             bias=False,
             dtype=dtype,
             device=device,
+            stored=stored,
         )
         self.down_proj = RowParallelLinear(
-            intermediate_size, hidden_size, part, tp, bias=False, dtype=dtype, device=device
+            intermediate_size,
+            hidden_size,
+            part,
+            tp,
+            bias=False,
+            dtype=dtype,
+            device=device,
+            stored=stored,
         )
 
     def prepare(self, kernels: Kernels, quantization: Quantization = "none") -> None:

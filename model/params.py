@@ -19,7 +19,8 @@ DType = Literal["auto", "bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
 AttentionName = Literal["auto", "reference", "native", "flash", "triton", "flex"]
 KernelsName = Literal["auto", "plain", "native", "triton"]
-Quantization = Literal["none", "int8", "fp8"]
+WeightFormat = Literal["int8", "int4", "fp8", "bnb-int8", "bnb-nf4"]
+Quantization = Literal["none", WeightFormat]
 SchedulePolicy = Literal["shard", "fcfs"]
 
 TokenId = Annotated[int, Field(ge=0)]
@@ -219,6 +220,8 @@ class EngineConfig(Settings):
         quantization: "int8" keeps the layers' weights in eight bits and rounds each token's
             activations to eight, scaled by row; embedding, head, norms and KV cache stay as they
             are. "fp8" does the same in float8_e4m3fn, on GPUs from compute capability 8.9 on.
+            "int4", "bnb-int8" and "bnb-nf4" keep weights in fewer bits and activations as they are.
+            A checkpoint that is quantized already stays as it is: "none", or its own.
         cuda_graphs: replay captured decode steps on CUDA, where one rank computes alone.
         overlap: launch a step before the tokens of the one before it are known to the host, so that
             the device need not wait for it. Takes one rank. None does so on CUDA alone: on a CPU

@@ -6,6 +6,8 @@ from functools import partial
 
 import pyarrow as pa
 
+from model.quantization_config import check_device
+
 from .checkpoint_info import CheckpointInfo, inspect_checkpoint
 from .errors import Faults
 from .fingerprint import fingerprint
@@ -74,6 +76,8 @@ def check(spec: JobSpec, nodes: Sequence[Mapping[str, float]]) -> CheckedJob:
     placement = faults.attempt(partial(place, spec.resources, nodes))
     checkpoint = faults.attempt(partial(inspect_checkpoint, spec))
     tasks = faults.attempt(partial(tasks_of, spec, checkpoint)) if checkpoint else None
+    if placement and checkpoint:
+        faults.attempt(partial(check_device, checkpoint.quantization, placement.device))
 
     source = PromptSource.of(spec)
     files = faults.attempt(partial(find_files, spec.input, spec.s3))

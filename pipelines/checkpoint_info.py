@@ -9,7 +9,7 @@ from model.config import Architecture, ComputeDType, ModelConfig
 from model.errors import ParameterError, TaskError
 from model.identity import identify
 from model.locate import hub_commit, locate
-from model.params import EngineConfig
+from model.params import EngineConfig, Quantization
 from model.tokenizer import GemmaTokenizer
 
 from .adapters import AdapterInfo, adapted, inspect_adapter
@@ -34,6 +34,7 @@ class CheckpointInfo:
         digest: tells checkpoints apart.
         config: its config.json.
         dtype: that is computed in.
+        quantization: of the layers' weights.
         max_model_len: most tokens of prompt and answer.
         tokenizer_files: for those who tokenize elsewhere.
         chat: whether prompts go through the chat template.
@@ -46,6 +47,7 @@ class CheckpointInfo:
     digest: str
     config: ModelConfig
     dtype: ComputeDType
+    quantization: Quantization
     max_model_len: int
     tokenizer_files: TokenizerFiles
     chat: bool
@@ -91,6 +93,7 @@ def inspect_checkpoint(spec: JobSpec) -> CheckpointInfo:
         digest=identify(folder),
         config=config,
         dtype=config.compute_dtype(spec.resources.dtype),
+        quantization=config.compute_quantization(spec.resources.quantization),
         max_model_len=config.model_len(spec.resources.max_model_len),
         tokenizer_files=files,
         chat=_uses_chat(spec, files.load()),

@@ -29,7 +29,7 @@ def fingerprint(spec: JobSpec, checkpoint: CheckpointInfo, kept: pa.Schema) -> d
         "model": checkpoint.digest,
         "tokenizer": checkpoint.tokenizer_files.digest,
         "dtype": checkpoint.dtype,
-        "quantization": spec.resources.quantization,
+        "quantization": checkpoint.quantization,
         "max_model_len": checkpoint.max_model_len,
         "prompt": spec.prompt,
         "prompt_column": spec.prompt_column,

@@ -1,7 +1,7 @@
 """What a model takes before it is loaded: its weights, its KV cache, and what fits in that."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import torch
@@ -21,7 +21,6 @@ from .job import Resources
 from .placement import DEFAULT_SEQUENCES, Placement
 
 GIB = 1 << 30
-SCALE_BYTES = 4  # of each row of a matrix in eight bits
 
 # Whose page size counts for a GPU that is not here.
 _ON_CUDA: Mapping[str, type[attention.AttentionBackend]] = {
@@ -99,24 +98,19 @@ def weigh(
             each two matrices whole, so they count in full.
 
     Raises:
-        ParameterError: it can't be cut into so many ranks.
+        ParameterError: it can't be cut into so many ranks, or not with this quantization.
     """
     kind: torch.dtype = getattr(torch, dtype)
-    model = Gemma2(config, TensorParallel(0, ranks), kind, torch.device("meta"))
-    shards = list(model.shards())
+    tp, meta = TensorParallel(0, ranks), torch.device("meta")
+    shards = list(Gemma2(replace(config, quantization="none"), tp, kind, meta).shards())
     matrices = [shard for shard in shards if shard.name.endswith("_proj.weight")]
-    rank_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    if quantization != "none":
-        saved = kind.itemsize - 1
-        for shard in matrices:
-            rank_bytes += shard.target.shape[0] * SCALE_BYTES - shard.target.numel() * saved
-    rank_bytes += adapters * kind.itemsize
+    kept = Gemma2(replace(config, quantization=quantization), tp, kind, meta)
     outputs = config.vocab_size if config.architecture == "causal_lm" else len(config.labels)
     return Weights(
         parameters=sum(prod(shard.full_shape) for shard in shards),
         per_token=sum(prod(shard.full_shape) for shard in matrices),
         per_draw=outputs * config.hidden_size,
-        rank_bytes=rank_bytes,
+        rank_bytes=sum(shard.target.nbytes for shard in kept.shards()) + adapters * kind.itemsize,
     )
 
 

@@ -112,7 +112,7 @@ def preflight(
     weights = weigh(
         config,
         job.checkpoint.dtype,
-        resources.quantization,
+        job.checkpoint.quantization,
         resources.tensor_parallel,
         sum(adapter.numbers for adapter in job.checkpoint.adapters.values()),
     )

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.checkpoints import SHAPES
-from model.kernels import Kernels, PlainKernels, choose, fp8
+from model.kernels import Kernels, PlainKernels, choose
 from model.kernels.fp8 import Fp8Linear, require_fp8
+from model.quantization.rows import fp8_rows
 
 from .environment import Details, Setup, error_of, require, significant
 
@@ -44,7 +45,7 @@ def fp8_linear(setup: Setup) -> Details:
     for rows in (DECODES, PROMPT):
         x = setup.randn(rows, shape.hidden, dtype=torch.bfloat16)
         want = x.float() @ weight.float().t()
-        for name, quantizer in (("plain", fp8.quantize), ("triton", quantize_fp8)):
+        for name, quantizer in (("plain", fp8_rows), ("triton", quantize_fp8)):
             linear = Fp8Linear(weight, None, quantizer)
             label = f"{name} of {rows}"
             details[label] = {

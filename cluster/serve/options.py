@@ -131,7 +131,11 @@ class ServeOptions:
     ] = None
     quantization: Annotated[
         Quantization | None,
-        _option("Weights and activations of the layers in eight bits.", MODEL, default="none"),
+        _option(
+            "The layers' weights in eight or four bits; see docs/quantization.md.",
+            MODEL,
+            default="none",
+        ),
     ] = None
     device: Annotated[
         Device | None,

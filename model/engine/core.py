@@ -66,7 +66,7 @@ class EngineCore:
             device_type=device_type,
             attention=config.attention,
             kernels=config.kernels,
-            quantization=config.quantization,
+            quantization=self.model_config.compute_quantization(config.quantization),
             page_size=config.page_size,
             threads=threads_of(config, device_type),
             cuda_graphs=config.cuda_graphs,

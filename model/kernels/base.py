@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.kv_cache import KVCache
 from model.params import Quantization
+from model.quantization import Weight
 
 # From logits [R, V] each row's best column [R] int64, the lowest among equals, its score and the
 # log of its softmax, [R] float32 both.
@@ -66,7 +67,8 @@ class Kernels(ABC):
     """The operations of a layer, and the forms of weights that they work on.
 
     Weights are given once, after loading, and may be kept in another form: the caller drops its
-    own. Biases are [N] in the model's dtype.
+    own. A dense one is quantized as asked; one that is quantized stays in its format. Biases are
+    [N] in the model's dtype.
 
     Attributes:
         name: as users choose it.
@@ -80,12 +82,12 @@ class Kernels(ABC):
 
     @abstractmethod
     def linear(
-        self, weight_ND: Tensor, bias_N: Tensor | None, quantization: Quantization
+        self, weight_ND: Weight, bias_N: Tensor | None, quantization: Quantization
     ) -> Linear:
         """Return x -> x W^T + bias."""
 
     @abstractmethod
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
+    def gated(self, weight_FD: Weight, quantization: Quantization) -> GatedLinear:
         """Return x -> gelu_tanh(gate(x)) * up(x), [T, F]; gate is the weight's first F rows."""
 
     @abstractmethod

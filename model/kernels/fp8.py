@@ -6,36 +6,21 @@ format). Products are summed in float32.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.errors import ParameterError
+from model.quantization import Weight, quantized
+from model.quantization.rows import Fp8Rows, fp8_rows
+from model.quantization_config import check_device
 
 from .base import Linear
 
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
-SMALLEST_SCALED = 1e-12
 # Ada and Hopper.
 LEAST_CAPABILITY = (8, 9)
 # What torch._scaled_mm wants of both dimensions of a weight.
 MULTIPLE = 16
-
-
-class Fp8Rows(NamedTuple):
-    """Rows [R, D] as float8_e4m3fn `values` times one float32 of `scale` [R, 1] per row."""
-
-    values: Tensor
-    scale: Tensor
-
-
-def quantize(x_RD: Tensor) -> Fp8Rows:
-    """Round each row to multiples of its largest magnitude / 448, in plain torch."""
-    scale_R1 = x_RD.abs().amax(-1, keepdim=True).float().clamp_(min=SMALLEST_SCALED) / LARGEST
-    # Rounding must not lead past the largest number: there is no infinity behind it, only NaN.
-    values = (x_RD.float() / scale_R1).clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return Fp8Rows(values, scale_R1)
 
 
 def require_fp8(device: torch.device) -> None:
@@ -44,11 +29,7 @@ def require_fp8(device: torch.device) -> None:
     Raises:
         ParameterError: it does not.
     """
-    if device.type != "cuda":
-        raise ParameterError(
-            "quantization='fp8' needs a CUDA device of compute capability 8.9 or more (Ada, "
-            f"Hopper), not {device.type}; use 'int8' or 'none'"
-        )
+    check_device("fp8", device.type)
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         raise ParameterError(
@@ -61,7 +42,7 @@ class Fp8Linear(Linear):
     """x W^T + bias through torch._scaled_mm.
 
     Args:
-        weight_ND: in the model's dtype; both dimensions are multiples of 16.
+        weight_ND: in the model's dtype, or quantized; both dimensions are multiples of 16.
         bias_N: likewise.
         quantizer: of the activations.
 
@@ -71,28 +52,30 @@ class Fp8Linear(Linear):
 
     def __init__(
         self,
-        weight_ND: Tensor,
+        weight_ND: Weight,
         bias_N: Tensor | None,
-        quantizer: Callable[[Tensor], Fp8Rows] = quantize,
+        quantizer: Callable[[Tensor], Fp8Rows] = fp8_rows,
     ) -> None:
         if any(size % MULTIPLE for size in weight_ND.shape):
             raise ParameterError(
                 f"quantization='fp8' needs layers whose sizes are multiples of {MULTIPLE}, not "
                 f"{tuple(weight_ND.shape)}; use 'int8' or 'none'"
             )
-        self._weight = quantize(weight_ND)
+        weight = quantized(weight_ND, "fp8")
+        self._values_ND, scale_N = weight.tensors
+        self._scale_1N = scale_N[None]
         self._bias = bias_N
         self._quantizer = quantizer
-        self.nbytes = sum(tensor.nbytes for tensor in self._weight)
+        self.nbytes = weight.nbytes
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         """Quantize x by row; the product is rounded to bfloat16, and given in x's dtype."""
         rows = self._quantizer(x_TD)
         out_TN = torch._scaled_mm(  # noqa: SLF001 - torch has no public one
             rows.values,
-            self._weight.values.t(),
+            self._values_ND.t(),
             rows.scale,
-            self._weight.scale.t(),
+            self._scale_1N,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )

@@ -5,11 +5,12 @@ is loaded, and each token's activations have one, found as they come; products a
 32-bit integers. It is what LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339) does to its inliers.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from model.quantization import Weight, quantized
+from model.quantization.rows import int8_rows
 
 from .base import Linear
 
@@ -17,33 +18,20 @@ from .base import Linear
 CUDA_ROWS = 32
 
 
-class Int8Weight(NamedTuple):
-    """A weight [N, D] as int8 `values` times one float32 of `scale` [N] per row."""
-
-    values: Tensor
-    scale: Tensor
-
-
-def quantize(x_ND: Tensor) -> Int8Weight:
-    """Round each row to multiples of its largest magnitude / 127."""
-    scale_N = x_ND.abs().amax(-1).float().clamp_(min=1e-30) / 127
-    values = (x_ND.float() / scale_N[:, None]).round_().to(torch.int8)
-    return Int8Weight(values, scale_N)
-
-
 class PlainInt8Linear(Linear):
     """x W^T + bias through torch's integer matmul."""
 
-    def __init__(self, weight_ND: Tensor, bias_N: Tensor | None) -> None:
-        self._weight = quantize(weight_ND)
+    def __init__(self, weight_ND: Weight, bias_N: Tensor | None) -> None:
+        weight = quantized(weight_ND, "int8")
+        self._values_ND, self._scale_N = weight.tensors
         self._bias = bias_N
-        self.nbytes = sum(tensor.nbytes for tensor in self._weight)
+        self.nbytes = weight.nbytes
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         """Quantize x by row; the result has x's dtype."""
-        rows = quantize(x_TD)
-        sums_TN = _int_mm(rows.values, self._weight.values.t())
-        out_TN = sums_TN.float().mul_(rows.scale[:, None]).mul_(self._weight.scale)
+        rows = int8_rows(x_TD)
+        sums_TN = _int_mm(rows.values, self._values_ND.t())
+        out_TN = sums_TN.float().mul_(rows.scale[:, None]).mul_(self._scale_N)
         if self._bias is not None:
             out_TN += self._bias
         return out_TN.to(x_TD.dtype)

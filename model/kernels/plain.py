@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from model.kv_cache import KVCache
 from model.params import Quantization
+from model.quantization import Weight, format_name, quantized
 
 from .base import GatedLinear, Kernels, Linear, TokenTable
+from .decoded import DecodedLinear
 from .fp8 import Fp8Linear
 from .int8 import PlainInt8Linear
 
@@ -23,16 +25,20 @@ class PlainKernels(Kernels):
     angles_dtype = None
 
     def linear(
-        self, weight_ND: Tensor, bias_N: Tensor | None, quantization: Quantization
+        self, weight_ND: Weight, bias_N: Tensor | None, quantization: Quantization
     ) -> Linear:
-        """Return torch's own linear, or one in eight bits."""
-        if quantization == "int8":
+        """Return torch's own linear, or one of fewer bits."""
+        name = format_name(weight_ND, quantization)
+        if name == "int8":
             return PlainInt8Linear(weight_ND, bias_N)
-        if quantization == "fp8":
+        if name == "fp8":
             return Fp8Linear(weight_ND, bias_N)
-        return PlainLinear(weight_ND, bias_N)
+        if name == "none":
+            assert isinstance(weight_ND, Tensor)
+            return PlainLinear(weight_ND, bias_N)
+        return DecodedLinear(quantized(weight_ND, name), bias_N)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
+    def gated(self, weight_FD: Weight, quantization: Quantization) -> GatedLinear:
         """Return the projection and its two halves' product."""
         return PlainGated(self.linear(weight_FD, None, quantization))
 

@@ -30,6 +30,12 @@ def adapted_config(config: ModelConfig, folder: Path | None) -> ModelConfig:
     """
     if folder is None:
         return config
+    if config.quantization != "none":
+        raise CheckpointError(
+            f"an adapter can't be merged into weights that are stored in {config.quantization}: "
+            "use the original checkpoint, or name the adapter in adapters, which are computed "
+            "beside the weights"
+        )
     architecture = read_adapter_config(folder).architecture
     if architecture in (None, config.architecture) or config.architecture != "causal_lm":
         return config

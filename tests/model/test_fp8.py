@@ -6,7 +6,8 @@ from torch import Tensor
 
 from model.errors import ParameterError
 from model.kernels import PlainKernels
-from model.kernels.fp8 import Fp8Linear, quantize, require_fp8
+from model.kernels.fp8 import Fp8Linear, require_fp8
+from model.quantization.rows import fp8_rows as quantize
 
 from .engine.conftest import MakeEngine, folders, make
 

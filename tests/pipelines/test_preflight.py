@@ -11,7 +11,9 @@ from safetensors import safe_open
 
 from model import Engine, EngineConfig
 from model.config import ModelConfig
-from model.errors import ParameterError
+from model.errors import GemmarayError, ParameterError
+from model.params import WeightFormat
+from model.quantize import quantize_checkpoint
 from model.tokenizer import load_tokenizer
 from pipelines import JobError, PlanMismatch
 from pipelines.estimate import ASSUMED_FLOPS, Work, flops, reached_by
@@ -110,6 +112,31 @@ def test_the_cache_is_what_an_engine_makes_of_it() -> None:
         names = list(file.keys())
         stored = sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
     assert weights.parameters == stored
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "bnb-int8", "bnb-nf4"])
+def test_quantized_weights_weigh_what_an_engine_holds(
+    tmp_path: Path, quantization: WeightFormat
+) -> None:
+    config = ModelConfig.from_folder(CAUSAL_LM)
+    weights = weigh(config, "bfloat16", quantization, 1)
+    settings: dict[str, Any] = {"kv_cache_bytes": 4 << 20, "max_model_len": 512, "threads": 1}
+    settings["quantization"] = quantization
+    with Engine(EngineConfig(checkpoint=str(CAUSAL_LM), **settings)) as engine:
+        assert weights.rank_bytes == pytest.approx(engine.memory_report().weight_bytes, rel=0.02)
+    quantize_checkpoint(CAUSAL_LM, tmp_path / "q", quantization)
+    stored = ModelConfig.from_folder(tmp_path / "q")
+    assert weigh(stored, "bfloat16", quantization, 1) == weights
+    size = (tmp_path / "q" / "model.safetensors").stat().st_size
+    assert size == pytest.approx(weights.rank_bytes, rel=0.02)
+
+
+def test_what_the_device_can_not_do_is_refused_beforehand(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.parquet", {"text": ["a", "b"]})
+    settings = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out")}
+    job = spec(**settings, resources={"quantization": "fp8", "device": "cpu"})
+    with pytest.raises(GemmarayError, match=r"quantization='fp8' needs a CUDA device .*, not cpu"):
+        preflight(job)
 
 
 def plan_of(groups: Sequence[Sequence[int]], limit: int | None = None) -> Plan:

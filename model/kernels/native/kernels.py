@@ -7,9 +7,18 @@ from model.kernels.base import GatedLinear, Kernels, Linear, TokenTable
 from model.kernels.plain import PlainKernels
 from model.kv_cache import KVCache
 from model.params import Quantization
+from model.quantization import Weight, format_name, quantized
 
+from .coded import GROUP, PackedCodedLinear, decodes
 from .library import Library, load
-from .packed import Finish, PackedGated, PackedInt8Linear, PackedLinear, PackedTable
+from .packed import (
+    Finish,
+    Packed,
+    PackedGated,
+    PackedInt8Linear,
+    PackedLinear,
+    PackedTable,
+)
 
 # What the loops step over at a time, without a remainder.
 LANES = 16
@@ -20,7 +29,8 @@ class NativeKernels(Kernels):
     """bfloat16 on a CPU with AVX-512; `why_not` has said that it can be used.
 
     Shapes that the compiled loops have no room for go to plain torch: a matmul whose depth is no
-    multiple of 4, a hidden size that is none of 16, a head size that is none of 32.
+    multiple of 4 (64 where weights are decoded), a hidden size that is none of 16, a head size that
+    is none of 32.
     """
 
     name = "native"
@@ -34,20 +44,27 @@ class NativeKernels(Kernels):
         self.peaks = self._peaks
 
     def linear(
-        self, weight_ND: Tensor, bias_N: Tensor | None, quantization: Quantization
+        self, weight_ND: Weight, bias_N: Tensor | None, quantization: Quantization
     ) -> Linear:
         """Pack the weight."""
-        if weight_ND.shape[1] % _step(quantization):
+        if not _fits(weight_ND, quantization):
             return self._plain.linear(weight_ND, bias_N, quantization)
-        kind = PackedInt8Linear if quantization == "int8" else PackedLinear
-        return kind(self._library, weight_ND, bias_N)
+        return self._packed(weight_ND, bias_N, quantization, Finish.PLAIN)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
+    def gated(self, weight_FD: Weight, quantization: Quantization) -> GatedLinear:
         """Pack gate and up side by side, so that their product is taken before it is stored."""
-        if weight_FD.shape[1] % _step(quantization):
+        if not _fits(weight_FD, quantization):
             return self._plain.gated(weight_FD, quantization)
-        kind = PackedInt8Linear if quantization == "int8" else PackedLinear
-        return PackedGated(self._library, kind(self._library, weight_FD, finish=Finish.GEGLU))
+        return PackedGated(self._library, self._packed(weight_FD, None, quantization, Finish.GEGLU))
+
+    def _packed(
+        self, weight: Weight, bias_N: Tensor | None, quantization: Quantization, finish: Finish
+    ) -> Packed:
+        name = format_name(weight, quantization)
+        if decodes(name):
+            return PackedCodedLinear(self._library, quantized(weight, name), bias_N, finish)
+        kind = PackedInt8Linear if name == "int8" else PackedLinear
+        return kind(self._library, weight, bias_N, finish)
 
     def token_table(self, weight_VD: Tensor) -> TokenTable:
         """Pack the table once for both uses."""
@@ -145,6 +162,11 @@ class NativeKernels(Kernels):
         return columns_R, scores_R, log_p_R
 
 
-def _step(quantization: Quantization) -> int:
+def _fits(weight: Weight, quantization: Quantization) -> bool:
+    """Whether a packed product has room for the weight's depth."""
+    name = format_name(weight, quantization)
+    if name == "fp8":  # refused on a CPU before it comes here; plain torch can still multiply it
+        return False
     # A row of activations is quantized sixteen values at a time.
-    return LANES if quantization == "int8" else DEPTH
+    step = GROUP if decodes(name) else LANES if name == "int8" else DEPTH
+    return weight.shape[1] % step == 0

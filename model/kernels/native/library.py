@@ -18,6 +18,10 @@ _SIGNATURES: dict[str, list[type]] = {
         *[c_void_p, c_void_p, c_long, c_long, c_void_p, c_void_p, c_void_p, c_long, c_void_p],
         *[c_int, c_float, c_void_p, c_long, c_int],
     ],
+    "linear_coded": [
+        *[c_int, c_void_p, c_long, c_long, c_long, c_void_p, c_void_p, c_void_p, c_void_p],
+        *[c_void_p, c_long, c_void_p, c_int, c_void_p, c_long, c_int],
+    ],
     "embed": [c_void_p, c_long, c_void_p, c_long, c_float, c_void_p, c_int],
     "rms_norm": [c_void_p, c_void_p, c_float, c_long, c_long, c_void_p, c_int],
     "add_norm": [c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_long, c_long, c_void_p, c_int],

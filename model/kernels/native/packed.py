@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.huge_pages import prefer_huge_pages
 from model.kernels.base import GatedLinear, Linear, TokenTable
-from model.kernels.int8 import quantize
+from model.quantization import Weight, quantized
 
 from .library import Library
 
@@ -27,12 +27,12 @@ class Finish(enum.IntEnum):
     SOFT_CAP = 2
 
 
-class _Packed(Linear):
+class Packed(Linear):
     """What packed weights of either kind have in common.
 
     Args:
         library: compiled.
-        weight_ND: bfloat16.
+        weight_ND: bfloat16, or quantized.
         bias_N: or None.
         finish: GEGLU takes a weight of gate and up, one after the other, and returns N / 2 columns.
 
@@ -43,7 +43,7 @@ class _Packed(Linear):
     def __init__(
         self,
         library: Library,
-        weight_ND: Tensor,
+        weight_ND: Weight,
         bias_N: Tensor | None = None,
         finish: Finish = Finish.PLAIN,
     ) -> None:
@@ -66,7 +66,7 @@ class _Packed(Linear):
         return self._multiply(x_TD, Finish.PLAIN, 0.0, self._panels * PANEL)
 
     @abstractmethod
-    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
+    def _pack(self, weight_ND: Weight, order: Tensor) -> None:
         """Keep the weight's rows in this order, in panels."""
 
     @abstractmethod
@@ -74,10 +74,11 @@ class _Packed(Linear):
         """Return `width` columns; see linear.cpp."""
 
 
-class PackedLinear(_Packed):
+class PackedLinear(Packed):
     """x -> finish(x W^T + bias) in bfloat16."""
 
-    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
+    def _pack(self, weight_ND: Weight, order: Tensor) -> None:
+        assert isinstance(weight_ND, Tensor)
         self.values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.bfloat16))
         self.nbytes = self.values.nbytes
         weight_ND = weight_ND.contiguous()
@@ -115,18 +116,18 @@ class PackedLinear(_Packed):
         return out_TN
 
 
-class PackedInt8Linear(_Packed):
+class PackedInt8Linear(Packed):
     """The same with weights and activations in eight bits; see `model.kernels.int8`."""
 
-    def _pack(self, weight_ND: Tensor, order: Tensor) -> None:
-        weight = quantize(weight_ND)
-        self._scale = _ordered(weight.scale, order)
+    def _pack(self, weight_ND: Weight, order: Tensor) -> None:
+        values, scale = quantized(weight_ND, "int8").tensors
+        self._scale = _ordered(scale, order)
         # The activations are stored plus 128, for the unsigned side of the instruction.
-        self._offset = _ordered(128 * weight.values.sum(-1, dtype=torch.int32), order)
+        self._offset = _ordered(128 * values.sum(-1, dtype=torch.int32), order)
         self._values = prefer_huge_pages(torch.empty(len(order), self._depth, dtype=torch.int8))
         self.nbytes = self._values.nbytes + self._scale.nbytes + self._offset.nbytes
         self._library.pack_int8(
-            weight.values.data_ptr(),
+            values.data_ptr(),
             self._depth,
             order.data_ptr(),
             self._panels,
@@ -171,7 +172,7 @@ class PackedInt8Linear(_Packed):
 class PackedGated(GatedLinear):
     """gelu_tanh(gate) * up from one packed weight of either kind, made with Finish.GEGLU."""
 
-    def __init__(self, library: Library, packed: _Packed) -> None:
+    def __init__(self, library: Library, packed: Packed) -> None:
         self._library = library
         self._packed = packed
         self.nbytes = packed.nbytes

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from model.kernels.base import GatedLinear, Kernels, Linear, TokenTable
-from model.kernels.fp8 import Fp8Linear, Fp8Rows
+from model.kernels.fp8 import Fp8Linear
 from model.kernels.plain import PlainGated, PlainKernels, PlainTable
 from model.kv_cache import KVCache
 from model.params import Quantization
+from model.quantization import Weight, format_name
+from model.quantization.rows import Fp8Rows
 
 from . import device as programs
 
@@ -33,14 +35,14 @@ class TritonKernels(Kernels):
         self.rms_norm(x_TD, torch.ones(16, device=device), 1e-6).sum().item()
 
     def linear(
-        self, weight_ND: Tensor, bias_N: Tensor | None, quantization: Quantization
+        self, weight_ND: Weight, bias_N: Tensor | None, quantization: Quantization
     ) -> Linear:
-        """Return torch's linear, or one in eight bits."""
-        if quantization == "fp8":
+        """Return torch's linear, or one of fewer bits."""
+        if format_name(weight_ND, quantization) == "fp8":
             return Fp8Linear(weight_ND, bias_N, quantize_fp8)
         return self._plain.linear(weight_ND, bias_N, quantization)
 
-    def gated(self, weight_FD: Tensor, quantization: Quantization) -> GatedLinear:
+    def gated(self, weight_FD: Weight, quantization: Quantization) -> GatedLinear:
         """Return the projection, and its halves' product in one pass."""
         return TritonGated(self.linear(weight_FD, None, quantization))
 
@@ -132,7 +134,7 @@ class TritonTable(PlainTable):
 
 
 def quantize_fp8(x_TD: Tensor) -> Fp8Rows:
-    """Round each row to float8_e4m3fn, as `model.kernels.fp8.quantize`."""
+    """Round each row to float8_e4m3fn, as `model.quantization.rows.fp8_rows`."""
     rows, size = x_TD.shape
     values = torch.empty(rows, size, dtype=torch.float8_e4m3fn, device=x_TD.device)
     scale = torch.empty(rows, 1, dtype=torch.float, device=x_TD.device)

@@ -1,27 +1,8 @@
 // x * W^T with W packed beforehand, and what follows it: bias, GeGLU, soft cap.
-#include <algorithm>
-
-#include "micro.h"
+#include "product.h"
 
 namespace gemmaray {
 namespace {
-
-// What becomes of the sums. The order is `Finish` in linear.py.
-enum Finish : int { PLAIN = 0, GEGLU = 1, SOFT_CAP = 2 };
-
-struct Job {
-  const void* x;       // [rows, depth] bfloat16, or uint8 = int8 + 128
-  long stride;         // of x, in elements
-  const void* panels;  // packed weights
-  bf16* out;           // [rows, width]
-  long rows, depth, width;
-  const float* x_scale;     // [rows] of int8 rows
-  const float* scale;       // [packed columns] of int8 weights
-  const int32_t* offset;    // [packed columns] 128 * sum of the int8 weights
-  const float* bias;        // [packed columns] or null
-  float cap;
-  int finish;
-};
 
 inline Vec value(const Job&, Vec sum, long, long) { return sum; }
 
@@ -30,32 +11,6 @@ inline Vec value(const Job& job, __m512i sum, long row, long column) {
   const Vec scale = _mm512_mul_ps(_mm512_loadu_ps(job.scale + column),
                                   _mm512_set1_ps(job.x_scale[row]));
   return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-}
-
-inline void finish(const Job& job, Vec left, Vec right, long row, long panel) {
-  bf16* out = job.out + row * job.width;
-  const long first = panel * PANEL;
-  if (job.bias) {
-    left = _mm512_add_ps(left, _mm512_loadu_ps(job.bias + first));
-    right = _mm512_add_ps(right, _mm512_loadu_ps(job.bias + first + LANES));
-  }
-  if (job.finish == GEGLU) {  // 16 columns of gate, then the same 16 of up
-    const long column = panel * LANES;
-    store_bf16(out + column, _mm512_mul_ps(gelu_tanh(left), right),
-               first_lanes(job.width - column));
-    return;
-  }
-  if (job.finish == SOFT_CAP) {
-    left = soft_cap(left, job.cap);
-    right = soft_cap(right, job.cap);
-  }
-  if (job.width - first >= PANEL) {
-    store_bf16(out + first, left);
-    store_bf16(out + first + LANES, right);
-  } else {
-    store_bf16(out + first, left, first_lanes(job.width - first));
-    store_bf16(out + first + LANES, right, first_lanes(job.width - first - LANES));
-  }
 }
 
 template <class Kind>
@@ -84,11 +39,8 @@ struct Tile {
 template <class Kind>
 void multiply(const Job& job, long panels, int threads) {
   if (job.rows == 0) return;  // the last layer, in a step that nobody wants a row of
-  // A panel is read once per block of rows, so blocks are as long as the threads allow.
-  const long wanted = 4L * threads;
-  const long blocks = panels >= wanted ? 1 : std::min((wanted + panels - 1) / panels,
-                                                      (job.rows + MAX_ROWS - 1) / MAX_ROWS);
-  const long block = ((job.rows + blocks - 1) / blocks + MAX_ROWS - 1) / MAX_ROWS * MAX_ROWS;
+  const long block = rows_per_block(job.rows, panels, threads);
+  const long blocks = (job.rows + block - 1) / block;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
   for (long panel = 0; panel < panels; panel++) {
     for (long part = 0; part < blocks; part++) {
