@@ -1,6 +1,7 @@
 """Contexts past the window of 4,096 tokens and up to the limit of 8,192, as Gemma 2 has them."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from model import Engine, EngineConfig, SamplingParams
 from model.errors import PromptError
-from tests.model.helpers import oracle, oracle_logits, random_ids, report
+from tests.model.helpers import Pair, oracle, oracle_logits, random_ids, report
+from tests.model.ways import ROUNDED, Way, params_of
 
 WINDOW, LIMIT = 4096, 8192
 # Small in everything but length, so that eager attention over 8,192 tokens takes seconds.
@@ -97,6 +99,29 @@ def test_every_place_up_to_the_limit(reference: Any, make: Make, record_property
         worst = float((got[part] - want[part]).abs().max())
         report(record_property, "long context", f"max |Δ| of log-probabilities {name}", worst)
         assert worst < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", params_of([ROUNDED[-1]]), indirect=True)
+def test_bfloat16_past_the_window(way: Way, tmp_path: Path, record_property: Any) -> None:
+    pair = Pair(way, **{**SMALL, "head_dim": way.head_dim}, sliding_window=WINDOW)
+    pair.rounded.save_pretrained(tmp_path / "model")
+    config = EngineConfig(
+        checkpoint=str(tmp_path / "model"),
+        kernels=way.kernels,
+        attention=way.attention,
+        kv_cache_bytes=16 << 20,
+        threads=1,
+    )
+    ids = random_ids(5000, seed=6)
+    with Engine(config) as engine:
+        got = logprobs(engine, ids)
+
+    def ask(reference: Any) -> Tensor:
+        scores = oracle_logits(reference, ids)[WINDOW:-1].float().log_softmax(-1)
+        return scores.gather(1, torch.tensor(ids[WINDOW + 1 :])[:, None]).squeeze(1)
+
+    pair.check(record_property, "row 6, past a window of 4,096", got[WINDOW:], ask)
 
 
 def test_the_window_ends_where_it_should(make: Make) -> None:
