@@ -1,6 +1,7 @@
 """Contexts past the window of 4,096 tokens and up to the limit of 8,192, as Gemma 2 has them."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from model import Engine, EngineConfig, SamplingParams
 from model.errors import PromptError
-from tests.model.helpers import oracle, oracle_logits, random_ids, report
+from tests.model.helpers import Pair, oracle, oracle_logits, random_ids, report
+from tests.model.ways import ROUNDED, Way, params_of
 
 WINDOW, LIMIT = 4096, 8192
 # Small in everything but length, so that eager attention over 8,192 tokens takes seconds.
@@ -71,22 +73,23 @@ def logprobs(engine: Engine, ids: list[int]) -> Tensor:
     return torch.tensor(output.logprobs[1:])
 
 
-def their_logprobs(reference: Any, ids: list[int]) -> Tensor:
-    scores = oracle_logits(reference, ids)[:-1].log_softmax(-1)
-    return scores.gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
-
-
-def check_greedy(reference: Any, ids: list[int], answer: list[int]) -> None:
+def check_greedy(scores: Tensor, answer: list[int]) -> None:
     """Transformers, given the prompt and the answer at once, would say each of its tokens."""
-    scores = oracle_logits(reference, ids + answer)
-    said = scores[len(ids) - 1 : -1].argmax(-1)
-    assert said.tolist() == answer
+    assert scores[-len(answer) - 1 : -1].argmax(-1).tolist() == answer
 
 
 @pytest.mark.slow
 def test_every_place_up_to_the_limit(reference: Any, make: Make, record_property: Any) -> None:
-    ids = telling_ids(LIMIT)
-    got, want = logprobs(make(WINDOW), ids), their_logprobs(reference, ids)
+    engine, prompt = make(WINDOW), telling_ids(LIMIT - 6)
+    output = engine.generate([prompt], SamplingParams(max_tokens=99, ignore_eos=True))[0]
+    answer = list(output.token_ids)
+    assert (len(answer), output.finish_reason) == (6, "length")
+
+    ids = prompt + answer
+    scores = oracle_logits(reference, ids)
+    check_greedy(scores, answer)
+    want = scores[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).squeeze(1)
+    got = logprobs(engine, ids)
     assert len(got) == LIMIT - 1
     for name, part in {
         "before the window is full": slice(0, WINDOW - 1),
@@ -98,6 +101,29 @@ def test_every_place_up_to_the_limit(reference: Any, make: Make, record_property
         assert worst < 1e-4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", params_of([ROUNDED[-1]]), indirect=True)
+def test_bfloat16_past_the_window(way: Way, tmp_path: Path, record_property: Any) -> None:
+    pair = Pair(way, **{**SMALL, "head_dim": way.head_dim}, sliding_window=WINDOW)
+    pair.rounded.save_pretrained(tmp_path / "model")
+    config = EngineConfig(
+        checkpoint=str(tmp_path / "model"),
+        kernels=way.kernels,
+        attention=way.attention,
+        kv_cache_bytes=16 << 20,
+        threads=1,
+    )
+    ids = random_ids(5000, seed=6)
+    with Engine(config) as engine:
+        got = logprobs(engine, ids)
+
+    def ask(reference: Any) -> Tensor:
+        scores = oracle_logits(reference, ids)[WINDOW:-1].float().log_softmax(-1)
+        return scores.gather(1, torch.tensor(ids[WINDOW + 1 :])[:, None]).squeeze(1)
+
+    pair.check(record_property, "row 6, past a window of 4,096", got[WINDOW:], ask)
+
+
 def test_the_window_ends_where_it_should(make: Make) -> None:
     """The query at 4,096 is the first that no longer sees the token at 0."""
     ids = telling_ids(WINDOW + 4)
@@ -106,22 +132,14 @@ def test_the_window_ends_where_it_should(make: Make) -> None:
     assert float(far[WINDOW:].min()) > 5e-4  # far more than what separates us from transformers
 
 
-@pytest.mark.parametrize("prompt", [WINDOW - 6, WINDOW - 1, WINDOW, WINDOW + 1])
+@pytest.mark.parametrize("prompt", [WINDOW - 6, WINDOW + 1])
 def test_answers_across_the_edge(prompt: int, reference: Any, make: Make) -> None:
+    """From 4,090 tokens on past 4,095, 4,096 and 4,097; and from a prompt that is beyond them."""
     ids = random_ids(prompt, seed=prompt)
     params = SamplingParams(max_tokens=8, ignore_eos=True)
-    answer = make(WINDOW).generate([ids], params)[0].token_ids
+    answer = list(make(WINDOW).generate([ids], params)[0].token_ids)
     assert len(answer) == 8
-    check_greedy(reference, ids, list(answer))
-
-
-@pytest.mark.slow
-def test_an_answer_up_to_the_limit(reference: Any, make: Make) -> None:
-    ids = random_ids(LIMIT - 6, seed=4)
-    output = make(WINDOW).generate([ids], SamplingParams(max_tokens=99, ignore_eos=True))[0]
-    assert len(output.token_ids) == 6
-    assert output.finish_reason == "length"
-    check_greedy(reference, ids, list(output.token_ids))
+    check_greedy(oracle_logits(reference, ids + answer), answer)
 
 
 def test_the_limit(make: Make) -> None:
