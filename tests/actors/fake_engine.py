@@ -44,6 +44,7 @@ class FakeEngine:
         request_id: str,
         stream: bool = False,
         salt: bytes = b"",
+        adapter: str | None = None,
     ) -> str:
         self._same_thread()
         if list(prompt) == [13]:
