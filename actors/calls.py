@@ -81,6 +81,7 @@ class Call:
         salt: prompts share what is computed of them only with those of the same salt.
         with_text: whether the answers tell the text of the prompts.
         long_texts: what becomes of prompts that are too long.
+        max_windows: in how many all of them may be computed together; None is any number.
     """
 
     prompts: tuple[Prompt, ...]
@@ -88,6 +89,7 @@ class Call:
     salt: bytes = b""
     with_text: bool = False
     long_texts: LongTexts = REFUSED
+    max_windows: int | None = None
 
 
 class Piece(NamedTuple):
