@@ -82,6 +82,7 @@ class Call:
         with_text: whether the answers tell the text of the prompts.
         long_texts: what becomes of prompts that are too long.
         adapter: the name of the adapter that computes it; None is the model alone.
+        max_windows: in how many all of them may be computed together; None is any number.
     """
 
     prompts: tuple[Prompt, ...]
@@ -90,6 +91,7 @@ class Call:
     with_text: bool = False
     long_texts: LongTexts = REFUSED
     adapter: str | None = None
+    max_windows: int | None = None
 
 
 class Piece(NamedTuple):

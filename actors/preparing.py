@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.chat import SystemPolicy
-from model.errors import TaskError
+from model.errors import PromptError, TaskError
 from model.labels import encode_labels
 from model.long_texts import Fitted, Frame, LongTexts, fit
 from model.outputs import GenerationOutput, LogprobsOutput, TaskOutput, TokenLogprob
@@ -63,12 +63,21 @@ class Preparer:
         """Encode the prompts of a call.
 
         Raises:
-            PromptError: a prompt is malformed.
+            PromptError: a prompt is malformed, or there are too many windows.
             ParameterError: labels can't be told apart, or the stride leaves no room for a text.
             TaskError: it takes a tokenizer, and there is none; or tags are asked for, not of text.
         """
         call.long_texts.check(self._max_len)
-        return [self._prepare(prompt, call) for prompt in call.prompts]
+        prepared, windows = [], 0
+        for prompt in call.prompts:
+            prepared.append(self._prepare(prompt, call))
+            windows += prepared[-1].fitted.windows
+            if call.max_windows is not None and windows > call.max_windows:
+                raise PromptError(
+                    f"the inputs make more than {call.max_windows} windows, which is the limit: "
+                    "send fewer, or lower the stride"
+                )
+        return prepared
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
         """Give the tokens of a prompt. Raises as `prepare`."""

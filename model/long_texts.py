@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .tokenizer import GemmaTokenizer
 
 LongTextsMode = Literal["error", "truncate", "stride"]
+# A stride near the length of a window makes one of nearly every token.
+MOST_WINDOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def fit(ids: Sequence[int], limit: int, long_texts: LongTexts, frame: Frame) -> 
         frame: the tokens that stay.
 
     Raises:
-        PromptError: what has to stay leaves no room for the text.
+        PromptError: what has to stay leaves no room for the text, or there are too many windows.
     """
     count = len(ids)
     if count <= limit or long_texts.mode == "error":
@@ -161,5 +163,10 @@ def fit(ids: Sequence[int], limit: int, long_texts: LongTexts, frame: Frame) -> 
         return Fitted(cut, len(cut), truncated=True)
     # As `Encoding.truncate` of the tokenizers library cuts.
     starts = range(frame.head, end - shared, room - shared)
+    if len(starts) > MOST_WINDOWS:
+        raise PromptError(
+            f"the prompt has {count} tokens, which makes {len(starts)} windows of {limit} with a "
+            f"stride of {shared}; {MOST_WINDOWS} are the most: lower the stride"
+        )
     bounds = tuple((start, min(start + room, end)) for start in starts)
     return Fitted(WindowedPrompt(ids, frame, bounds), count)

@@ -52,4 +52,11 @@ class Terms:
                 "are the limit",
                 param="n",
             )
-        return Call(tuple(prompts), tuple(asks), self.salt, with_text, long_texts)
+        return Call(
+            tuple(prompts),
+            tuple(asks),
+            self.salt,
+            with_text=with_text,
+            long_texts=long_texts,
+            max_windows=limits.max_prompts,
+        )

@@ -36,8 +36,12 @@ class Reader(Protocol):
 
 def deepest(layers: Iterable[int | None]) -> int | None:
     """Return the most layers that are needed; None is all."""
-    needed = list(layers)
-    return None if None in needed else max(n for n in needed if n is not None)
+    most = 0
+    for needed in layers:
+        if needed is None:
+            return None
+        most = max(most, needed)
+    return most
 
 
 # Tokens to append to what is computed, and who reads the sequence from then on.

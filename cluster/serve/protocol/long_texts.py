@@ -1,12 +1,14 @@
 """What requests say of texts that are too long, and replies of what became of them."""
 
-from typing import Any
-
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from model.long_texts import LongTexts, LongTextsMode
 
 from .base import Reply, Request
+
+
+def _unasked(value: object) -> bool:
+    return value is None
 
 
 class LongTextRequest(Request):
@@ -34,11 +36,5 @@ class LongTextReply(Reply):
         windows: with long_texts: stride, in how many it was computed.
     """
 
-    truncated: bool | None = None
-    windows: int | None = None
-
-    @model_serializer(mode="wrap")
-    def _where_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unasked = [name for name in ("truncated", "windows") if values.get(name) is None]
-        return {name: value for name, value in values.items() if name not in unasked}
+    truncated: bool | None = Field(default=None, exclude_if=_unasked)
+    windows: int | None = Field(default=None, exclude_if=_unasked)

@@ -11,9 +11,10 @@ import pytest
 from actors.endpoint import Endpoint
 from cluster.serve.api import make_app
 from cluster.serve.backend import LocalBackend
+from cluster.serve.settings import Limits
 from model import Engine, LongTexts
 
-from .conftest import CHAT, FOLDERS, Served, config, listening
+from .conftest import CHAT, FOLDERS, Served, Serving, config, listening
 
 TEXT = "gnome-chess - " + "tool for libssl-dev " * 6
 LENGTH = 24
@@ -134,6 +135,20 @@ def test_openais_client_may_ask_for_it(small: Served, engines: Mapping[str, Engi
     )
     assert reply.data[0].embedding == pytest.approx(list(vector.embedding), rel=1e-5)
     assert isinstance(reply, openai.types.CreateEmbeddingResponse)
+
+
+def test_windows_count_as_inputs(serving: Serving) -> None:
+    endpoint = Endpoint(short("demo"))
+    try:
+        limits = Limits(max_prompts=4)
+        served = serving({"demo": LocalBackend(endpoint, 64)}, limits=limits)
+        body = {"model": "demo", "input": [TEXT, TEXT], **STRIDE}
+        assert served.post("/v1/embeddings", body).status_code == 200
+        reply = served.post("/v1/embeddings", {**body, "stride": 20})
+        assert reply.status_code == 400
+        assert "more than 4 windows" in reply.json()["error"]["message"]
+    finally:
+        endpoint.close()
 
 
 @pytest.mark.parametrize(

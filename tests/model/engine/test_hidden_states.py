@@ -106,8 +106,11 @@ def test_pages_of_few_layers_are_not_taken_for_whole_ones(
     assert engine.stats.prefix_hit_tokens > hits
 
 
-def test_several_layers_beside_an_answer(make: MakeEngine, wanted: list[list[Tensor]]) -> None:
-    engine = make(max_batch_tokens=32)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_several_layers_beside_an_answer(
+    make: MakeEngine, wanted: list[list[Tensor]], overlap: bool
+) -> None:
+    engine = make(max_batch_tokens=32, overlap=overlap)
     (alone,) = make().generate([PROMPTS[0]], GREEDY)
     requests: list[tuple[list[int], list[Task]]] = [
         (PROMPTS[0], [Generate(GREEDY), Embed("mean", normalize=False, layer=2)]),

@@ -88,6 +88,11 @@ def test_the_turns_of_a_chat_stay_whole() -> None:
         fit(ids, 8, TRUNCATE, Frame.of_chat(open_end, tokenizer))
 
 
+def test_a_stride_that_makes_a_window_of_each_token_is_refused() -> None:
+    with pytest.raises(PromptError, match="makes 4981 windows of 20 with a stride of 18"):
+        fit([2] * 5000, LIMIT, LongTexts("stride", 18), Frame())
+
+
 @pytest.fixture
 def classifier(make: MakeEngine) -> Engine:
     return make("classifier", max_model_len=LIMIT)
