@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,7 +71,8 @@ def quantize_checkpoint(
     Raises:
         ParameterError: the target exists, the source is in float16 and `dtype` is "auto", or the
             layers' sizes don't fit the format.
-        CheckpointError, ConfigError: the source can't be read, or is quantized already.
+        CheckpointError, ConfigError: the source can't be read or is quantized already, or the
+            target can't be written.
     """
     if target.exists():
         raise ParameterError(f"{target} exists; give a folder that does not")
@@ -82,12 +84,14 @@ def quantize_checkpoint(
     kind: torch.dtype = getattr(torch, config.compute_dtype(dtype))
     tensors = _Tensors(source, config, FORMATS[quantization], kind)
     aside = target.parent / f".{target.name}.{os.getpid()}.part"
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         _copy_beside(source, aside)
         _write_config(source, aside, quantization, kind)
         written = _write_weights(tensors, aside, file_bytes)
         aside.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{target} can't be written: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return written

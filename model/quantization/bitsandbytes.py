@@ -9,6 +9,7 @@ The names of tensors are those of bitsandbytes' `QuantState.as_dict` and `Linear
 
 import json
 from collections.abc import Collection, Mapping
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -120,7 +121,7 @@ class Nf4Format(Format):
         groups = grouped(weight_ND.float(), BLOCK)
         largest = groups.abs().amax(-1)
         scaled = (groups * (1.0 / largest.clamp(min=SMALLEST_SCALED))[..., None]).clamp_(-1, 1)
-        table = torch.tensor(NF4_VALUES, device=weight_ND.device)
+        table = _nf4_values(weight_ND.device)
         between = (table[:-1] + table[1:]) / 2
         codes = torch.bucketize(scaled, between, out_int32=True).to(torch.uint8)
         return nibbles.pack(codes.flatten(-2)), largest
@@ -128,8 +129,7 @@ class Nf4Format(Format):
     def decode(self, tensors: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """Look the values up and multiply."""
         packed, largest = tensors
-        table = torch.tensor(NF4_VALUES, device=packed.device)
-        values = grouped(table[nibbles.unpack(packed).int()], BLOCK)
+        values = grouped(_nf4_values(packed.device)[nibbles.unpack(packed).int()], BLOCK)
         return values.mul_(largest[..., None]).flatten(-2).to(dtype)
 
     def stored(self, name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
@@ -178,6 +178,12 @@ class BnbInt8Format(Format):
         """Add the code of the order, which is by rows."""
         order = torch.tensor(0, dtype=torch.uint8)
         return super().stored(name, weight) | {f"{name}_format": order}
+
+
+@cache
+def _nf4_values(device: torch.device) -> Tensor:
+    """Keep the values on a device: a captured CUDA graph can't copy them there."""
+    return torch.tensor(NF4_VALUES, device=device)
 
 
 def _folded(name: str, values: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

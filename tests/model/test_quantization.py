@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.errors import ParameterError
+from model.errors import CheckpointError, ParameterError
 from model.kernels import Kernels, NativeKernels, PlainKernels
 from model.params import WeightFormat
 from model.quantization import FORMATS, QuantizedWeight, nibbles
+from model.quantization.bitsandbytes import Nf4Codes, Nf4Scales
 
 from .native import needs_native
 
@@ -52,6 +53,24 @@ def test_nf4_is_that_of_bitsandbytes_to_the_bit(dtype: torch.dtype) -> None:
         state.dtype = wanted
         theirs = bnb_functional.dequantize_4bit(packed, state)
         assert torch.equal(ours.dequantize(wanted), theirs)
+
+
+def test_scales_that_are_quantized_themselves_are_read_to_the_bit() -> None:
+    values = weight(60, 448)
+    packed, state = bnb_functional.quantize_4bit(
+        values, quant_type="nf4", blocksize=64, compress_statistics=True
+    )
+    stored = {f"w.{key}": tensor for key, tensor in state.as_dict(packed=True).items()}
+    names = Nf4Scales().names("w.absmax", stored)
+    assert set(names) == set(stored)
+    scales = Nf4Scales().read("w.absmax", (60, 7), stored)
+    codes = Nf4Codes().read("w", (60, 224), {"w": packed})
+    ours = QuantizedWeight(FORMATS["bnb-nf4"], (codes, scales), 448)
+    theirs = bnb_functional.dequantize_4bit(packed, state)
+    assert torch.equal(ours.dequantize(torch.float32), theirs)
+    del stored["w.nested_absmax"]
+    with pytest.raises(CheckpointError, match=r"w\.absmax is quantized itself, and 'w\."):
+        Nf4Scales().read("w.absmax", (60, 7), stored)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, BitsAndBytesConfig
 
 from model import Engine, EngineConfig, SamplingParams
+from model.checkpoint import load
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ParameterError
 from model.gemma2 import Gemma2
 from model.parallel import TensorParallel
 from model.params import WeightFormat
+from model.quantization import FORMATS
 from model.quantize import quantize_checkpoint
 from model.weight_files import INDEX, SINGLE
 
@@ -86,6 +88,21 @@ def test_two_ranks(folder: Path, tmp_path: Path, ask: Ask, name: WeightFormat) -
     if name != "bnb-int8":  # at load each rank has scales of its own part of a row
         at_load = ask(folder, dtype="float32", tensor_parallel=2, quantization=name)
         assert two == at_load
+
+
+@pytest.mark.parametrize("name", [*ON_CPU, "fp8"])
+def test_what_a_bare_backbone_becomes(tmp_path: Path, name: WeightFormat) -> None:
+    """Its names lack a prefix, before and after; what is loaded is what quantizing gives."""
+    backbone = oracle(seed=3, **SIZES).model
+    backbone.save_pretrained(tmp_path / "bare")
+    quantize_checkpoint(tmp_path / "bare", tmp_path / "q", name)
+    config = ModelConfig.from_folder(tmp_path / "q")
+    model = Gemma2(config, TensorParallel.single(), torch.float32, torch.device("cpu"))
+    load(model.shards(), tmp_path / "q")
+    got = model.layers[1].mlp.down_proj.weight
+    want = FORMATS[name].quantize(backbone.layers[1].mlp.down_proj.weight.detach())
+    for mine, theirs in zip(got.tensors, want.tensors, strict=True):
+        assert torch.equal(mine.float(), theirs.float())
 
 
 def test_what_is_written(folder: Path, tmp_path: Path) -> None:
@@ -229,6 +246,8 @@ def test_what_can_not_be_quantized_is_refused_and_nothing_is_left(
 ) -> None:
     with pytest.raises(ParameterError, match="exists; give a folder that does not"):
         quantize_checkpoint(folder, tmp_path, "int8")
+    with pytest.raises(CheckpointError, match=r"q can't be written: .*Not a directory"):
+        quantize_checkpoint(folder, folder / "config.json" / "q", "int8")
     quantize_checkpoint(folder, tmp_path / "q", "int8")
     with pytest.raises(CheckpointError, match="is in int8 already; quantize the original"):
         quantize_checkpoint(tmp_path / "q", tmp_path / "again", "int4")
