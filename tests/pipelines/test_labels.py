@@ -2,8 +2,8 @@ import pytest
 
 from model.errors import ParameterError
 from model.tokenizer import GemmaTokenizer, load_tokenizer
-from pipelines.job import LabelSettings
 from pipelines.labels import label_tokens
+from pipelines.task_settings import LabelSettings
 from pipelines.tasks import Row, ScoreLabelsColumns
 
 from .data import CAUSAL_LM
