@@ -15,6 +15,7 @@ from model.errors import CheckpointError, ParameterError
 from pipelines import PlanMismatch, run_job
 from pipelines.checkpoint_info import inspect_checkpoint
 from pipelines.fingerprint import fingerprint
+from pipelines.footprint import weigh
 from pipelines.job import JobSpec
 from pipelines.jobfile import load_job, save_job
 from pipelines.local_store import LocalStore
@@ -91,6 +92,19 @@ def test_the_column_is_kept() -> None:
     assert job(keep=["id"]).kept_columns == ("id", "a")
     assert job(keep=["a", "id"]).kept_columns == ("a", "id")
     assert spec(keep=["id"]).kept_columns == ("id",)
+
+
+def test_their_memory_is_planned_for() -> None:
+    checkpoint = inspect_checkpoint(job())
+    numbers = sum(adapter.numbers for adapter in checkpoint.adapters.values())
+    # Rank 4 on seven projections of four layers, twice.
+    hidden, queries, keys, inner = 192, 256, 128, 512
+    sides = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    assert numbers == 2 * 4 * 4 * sides
+    plain = weigh(checkpoint.config, "bfloat16", "none", 1).rank_bytes
+    assert (
+        weigh(checkpoint.config, "bfloat16", "none", 1, numbers).rank_bytes - plain == 2 * numbers
+    )
 
 
 def test_jobs_that_cannot_run_say_why(tmp_path: Path) -> None:
