@@ -1,6 +1,7 @@
 """Hidden states of every layer, pooled and not, against transformers' `output_hidden_states`."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 from model import Embed, Engine, Generate, ParameterError, RequestOutput, SamplingParams
+from model.batch import PackedBatch
 from model.engine.executor import InProcess
+from model.engine.graphs import DecodeGraphs
 from model.tasks import Pooling, Task
-from tests.model.helpers import oracle, random_ids
+from tests.model.helpers import Pair, oracle, random_ids
+from tests.model.ways import Way, every_way
 
-from .conftest import MakeEngine
+from .conftest import MakeEngine, settings_of
 
 LAYERS = 4
 SHARED = random_ids(37, seed=1)
@@ -59,6 +63,32 @@ def test_every_layer_and_pooling_is_that_of_transformers(
         close(output.hidden_states, states[layer])
         assert output.hidden_states.dtype == np.float32
         assert output.prompt_tokens == len(states[layer])
+
+
+@every_way
+@pytest.mark.parametrize("layer", [0, 2, LAYERS])
+def test_in_every_way(make: MakeEngine, way: Way, layer: int, record_property: Any) -> None:
+    pair = Pair(way, seed=5, qk_scale=2.0)
+    prompts = [random_ids(count, seed=count) for count in range(20, 32)]
+    outputs = make(**settings_of(way)).hidden_states(prompts, layer=layer)
+
+    def expected(model: Any) -> Tensor:
+        states = [model.model(torch.tensor([p]), output_hidden_states=True) for p in prompts]
+        return torch.cat([one.hidden_states[layer][0] for one in states])
+
+    found = torch.cat([torch.from_numpy(output.hidden_states) for output in outputs])
+    pair.check(record_property, f"row 7, layer {layer} through the engine", found, expected)
+
+
+@pytest.mark.parametrize(("inner", "depth"), [((1,), None), ((1,), 1), ((), None)])
+def test_a_graph_has_the_final_states_alone(inner: tuple[int, ...], depth: int | None) -> None:
+    ones = np.ones(2, dtype=np.int64)
+    backend: Any = SimpleNamespace(has_static_plans=True)
+    nothing: Any = None
+    graphs = DecodeGraphs(nothing, nothing, 0, backend, nothing)
+    assert graphs.takes(PackedBatch(ones, ones, ones, ones, {}, inner=inner, depth=depth)) == (
+        not inner
+    )
 
 
 def run(engine: Engine, requests: Sequence[tuple[list[int], list[Task]]]) -> list[RequestOutput]:
