@@ -37,6 +37,7 @@ CHECKS = {
     "triton": "kernels",
     "fp8": "device",
     "fp8_linear": "kernels",
+    "decoded": "kernels",
     "parity": "engine",
     "bfloat16": "engine",
     "graphs": "engine",

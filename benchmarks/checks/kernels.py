@@ -7,10 +7,12 @@ from torch import Tensor
 
 from benchmarks.checkpoints import SHAPES
 from model.kernels import Kernels, PlainKernels, choose
+from model.kernels.decoded import DecodedLinear
 from model.kernels.fp8 import Fp8Linear, require_fp8
+from model.quantization import FORMATS, QuantizedWeight
 from model.quantization.rows import fp8_rows
 
-from .environment import Details, Setup, error_of, require, significant
+from .environment import CheckFailedError, Details, Setup, error_of, require, significant
 
 BF16_ERROR = 0.004
 FP8_ERROR = 0.045
@@ -55,6 +57,27 @@ def fp8_linear(setup: Setup) -> Details:
                     / setup.seconds(lambda: linear(x), inner=20)  # noqa: B023
                 ),
             }
+    return details
+
+
+def decoded(setup: Setup) -> Details:
+    """Decode weights as a CPU does, to the bit, and time products with them against bfloat16."""
+    shape = SHAPES["2b" if setup.on_cuda else "tiny"]
+    weight = setup.randn(2 * shape.intermediate, shape.hidden, dtype=torch.bfloat16)
+    x = setup.randn(DECODES, shape.hidden, dtype=torch.bfloat16)
+    details: Details = {}
+    for name in ("int4", "bnb-nf4", "bnb-int8"):
+        kept = FORMATS[name].quantize(weight)
+        here = QuantizedWeight(kept.format, tuple(t.cpu() for t in kept.tensors), kept.inputs)
+        if not torch.equal(kept.dequantize(torch.float32).cpu(), here.dequantize(torch.float32)):
+            raise CheckFailedError(f"{name} decodes otherwise than on a CPU")
+        linear = DecodedLinear(kept, None)
+        details[name] = {
+            "faster_than_bf16": significant(
+                setup.seconds(lambda: x @ weight.t(), inner=20)
+                / setup.seconds(lambda: linear(x), inner=20)  # noqa: B023
+            )
+        }
     return details
 
 

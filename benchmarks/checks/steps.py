@@ -21,6 +21,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no graphs": {"cuda_graphs": False},
     "plain kernels": {"kernels": "plain"},
     "fp8": {"quantization": "fp8"},
+    "int4": {"quantization": "int4"},
+    "bnb-nf4": {"quantization": "bnb-nf4"},
 }
 
 # A CPU shows that they run.

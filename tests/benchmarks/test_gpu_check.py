@@ -21,7 +21,7 @@ def check(*arguments: str) -> int:
 
 
 def test_a_cpu_does_what_it_can(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["versions", "flash", "fp8", "overlap", "decode", "prefill", "generate"]
+    names = ["versions", "flash", "fp8", "decoded", "overlap", "decode", "prefill", "generate"]
     assert check("--here", "--only", *names) == 0
     results = {line["check"]: line for line in lines(capsys)}
     assert list(results) == names
