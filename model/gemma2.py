@@ -15,9 +15,10 @@ from .block import AttentionPlan, Gemma2Layer, LayerGroupPlan, StepContext, Tail
 from .checkpoint import Shard
 from .config import ModelConfig
 from .errors import TaskError
+from .heads import LabelHead, VocabParallelEmbedding
 from .kernels import Kernels
 from .kv_cache import KVCache
-from .layers import LabelHead, RMSNorm, Rotary, VocabParallelEmbedding, weight_bytes
+from .layers import ColumnParallelLinear, RMSNorm, Rotary, RowParallelLinear
 from .lora import Adapter, AdapterSet
 from .parallel import TensorParallel
 from .params import Quantization
@@ -108,7 +109,7 @@ class Gemma2(nn.Module):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on this rank, in the form in which they are kept."""
-        return weight_bytes(self)
+        return _weight_bytes(self)
 
     def _blocks(self) -> list[Gemma2Layer]:
         return cast("list[Gemma2Layer]", list(self.layers))
@@ -232,3 +233,13 @@ class Gemma2(nn.Module):
         """Name the tensors that a checkpoint may have though this model does not use them."""
         own_head = self.lm_head is not None and self.lm_head is not self.embed_tokens
         return set() if own_head else {"lm_head.weight"}
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    """Return the bytes that a prepared model's weights take, those that layers share once.
+
+    Those of adapters are among them.
+    """
+    kept = (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, LabelHead)
+    packed = sum(module.nbytes for module in model.modules() if isinstance(module, kept))
+    return packed + sum(parameter.nbytes for parameter in model.parameters())

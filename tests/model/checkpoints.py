@@ -1,11 +1,14 @@
 """Small checkpoints as transformers saves them, and what is asked of them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 from model.checkpoint import Shard
+from model.weight_files import SINGLE
 
 Tensors = dict[str, torch.Tensor]
 
@@ -39,3 +42,14 @@ def whole(expected: Tensors, dtype: torch.dtype = torch.float32) -> list[Shard]:
 
 def tied_weights(model: PreTrainedModel) -> Tensors:
     return {name: t for name, t in model.state_dict().items() if name != "lm_head.weight"}
+
+
+def small_checkpoint(folder: Path) -> Path:
+    """A folder that can be told from others, though no model can be made of it."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gemma2"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file(
+        {"model.norm.weight": torch.ones(8), "model.w": torch.zeros(100, 1000)}, folder / SINGLE
+    )
+    return folder

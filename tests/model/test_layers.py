@@ -10,9 +10,10 @@ from transformers.models.gemma2.modeling_gemma2 import (
     apply_rotary_pos_emb,
 )
 
+from model.heads import VocabParallelEmbedding
 from model.kernels import PlainKernels
 from model.kernels.plain import rotate
-from model.layers import GatedMLP, RMSNorm, Rotary, VocabParallelEmbedding
+from model.layers import GatedMLP, RMSNorm, Rotary
 from model.parallel import TensorParallel
 
 from .helpers import oracle, ours

@@ -9,7 +9,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 import s3fs
-import torch
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils._paths import filter_repo_objects
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import model.locate
 from model.errors import CheckpointError, ParameterError
@@ -29,19 +28,14 @@ from model.locate import hub_commit, locate, locate_adapter
 from model.weight_files import INDEX, SINGLE
 from tests.conftest import Bucket
 
+from .checkpoints import small_checkpoint
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "gemma2"}')
-    (folder / "tokenizer.json").write_text("{}")
-    save_file(
-        {"model.norm.weight": torch.ones(8), "model.w": torch.zeros(100, 1000)}, folder / SINGLE
-    )
-    return folder
+    return small_checkpoint(tmp_path / "checkpoint")
 
 
 @pytest.fixture(autouse=True)
@@ -367,44 +361,3 @@ class TestS3:
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         with pytest.raises(CheckpointError, match=r"can't be fetched: .*credentials"):
             locate(uri)
-
-
-class TestIdentify:
-    def test_the_place_does_not_matter(self, checkpoint: Path, tmp_path: Path) -> None:
-        copy = shutil.copytree(checkpoint, tmp_path / "copy")
-        (copy / "README.md").write_text("unrelated")
-        assert identify(copy) == identify(checkpoint)
-
-    @pytest.mark.parametrize("row", [0, 50, 99])
-    def test_sees_other_weights_of_the_same_shape(self, checkpoint: Path, row: int) -> None:
-        before = identify(checkpoint)
-        tensors = load_file(checkpoint / SINGLE)
-        tensors["model.w"][row] += 1
-        save_file(tensors, checkpoint / SINGLE)
-        assert identify(checkpoint) != before
-
-    def test_sees_the_configs_and_the_shapes(self, checkpoint: Path) -> None:
-        seen = {identify(checkpoint)}
-        (checkpoint / "generation_config.json").write_text('{"eos_token_id": 1}')
-        seen.add(identify(checkpoint))
-        (checkpoint / "config.json").write_text("{}")
-        seen.add(identify(checkpoint))
-        tensors = load_file(checkpoint / SINGLE)
-        save_file(tensors | {"model.w": tensors["model.w"].T.contiguous()}, checkpoint / SINGLE)
-        seen.add(identify(checkpoint))
-        save_file(tensors | {"model.w": tensors["model.w"].bfloat16()}, checkpoint / SINGLE)
-        seen.add(identify(checkpoint))
-        assert len(seen) == 5
-
-    def test_reads_little(self, checkpoint: Path) -> None:
-        """An edit between the windows is not seen: what the docstring says."""
-        before = identify(checkpoint)
-        tensors = load_file(checkpoint / SINGLE)
-        tensors["model.w"][20] += 1
-        save_file(tensors, checkpoint / SINGLE)
-        assert identify(checkpoint) == before
-
-    def test_damaged_weights(self, checkpoint: Path) -> None:
-        (checkpoint / SINGLE).write_bytes((checkpoint / SINGLE).read_bytes()[:-1])
-        with pytest.raises(CheckpointError, match="can't be read as safetensors"):
-            identify(checkpoint)
