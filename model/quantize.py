@@ -4,7 +4,6 @@ Tensors are read, rounded and written one file at a time, so it takes the memory
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .aside import refuse_taken, written_aside
 from .checkpoint import find, read_whole
 from .config import ModelConfig
 from .config_file import read_json_object
-from .errors import CheckpointError, ParameterError
+from .errors import CheckpointError
 from .gemma2 import Gemma2
 from .parallel import TensorParallel
 from .params import DType, WeightFormat
@@ -69,13 +68,12 @@ def quantize_checkpoint(
         file_bytes: most bytes of a file of weights, unless a single tensor is larger.
 
     Raises:
-        ParameterError: the target exists, the source is in float16 and `dtype` is "auto", or the
-            layers' sizes don't fit the format.
+        ParameterError: the source is in float16 and `dtype` is "auto", or the layers' sizes don't
+            fit the format.
         CheckpointError, ConfigError: the source can't be read or is quantized already, or the
-            target can't be written.
+            target exists or can't be written.
     """
-    if target.exists():
-        raise ParameterError(f"{target} exists; give a folder that does not")
+    refuse_taken(target)
     config = ModelConfig.from_folder(source)
     if config.quantization != "none":
         raise CheckpointError(
@@ -83,18 +81,11 @@ def quantize_checkpoint(
         )
     kind: torch.dtype = getattr(torch, config.compute_dtype(dtype))
     tensors = _Tensors(source, config, FORMATS[quantization], kind)
-    aside = target.parent / f".{target.name}.{os.getpid()}.part"
-    try:
-        aside.mkdir(parents=True)
-        _copy_beside(source, aside)
-        _write_config(source, aside, quantization, kind)
-        written = _write_weights(tensors, aside, file_bytes)
-        aside.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{target} can't be written: {error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return written
+    with written_aside(target, tensors.nbytes) as folder:
+        folder.mkdir()
+        _copy_beside(source, folder)
+        _write_config(source, folder, quantization, kind)
+        return _write_weights(tensors, folder, file_bytes)
 
 
 class _Tensors:
@@ -102,6 +93,7 @@ class _Tensors:
 
     Attributes:
         source_bytes: of those that they are made of, in the dtype that they are rounded from.
+        nbytes: of them all.
     """
 
     def __init__(self, folder: Path, config: ModelConfig, kind: Format, dtype: torch.dtype) -> None:
@@ -110,7 +102,9 @@ class _Tensors:
         self._format, self._dtype = kind, dtype
         # The model that will read them knows which stay as they are.
         reader = _on_meta(replace(config, quantization=kind.name), dtype)
-        self._dense = {shard.name for shard in reader.shards() if shard.target.dtype == dtype}
+        kept = list(reader.shards())
+        self._dense = {shard.name for shard in kept if shard.target.dtype == dtype}
+        self.nbytes = sum(shard.target.nbytes for shard in kept)
         self.source_bytes = sum(shards[0].target.nbytes for shards in self._found.wanted.values())
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -135,7 +129,6 @@ def _write_weights(tensors: _Tensors, folder: Path, file_bytes: int) -> Written:
         path = folder / f"part-{len(files)}"
         whole = {name: tensor.contiguous() for name, tensor in held.items()}
         save_file(whole, path, metadata={"format": "pt"})
-        shutil.copymode(folder / "config.json", path)  # it lets nobody else read
         files.append(list(held))
         total += sum(tensor.nbytes for tensor in held.values())
     if len(files) == 1:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.aside import refuse_taken, written_aside
 from model.errors import ParameterError
 
-from .aside import refuse_taken, written_aside
 from .companions import (
     end_of_turn_id,
     find_tokenizer,

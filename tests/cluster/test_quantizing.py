@@ -25,7 +25,10 @@ def test_quantize_says_what_it_wrote(gemmaray: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((str(CAUSAL_LM), ".", "--quantization", "int8"), "exists; give a folder that does not"),
+        (
+            (str(CAUSAL_LM), ".", "--quantization", "int8"),
+            "is there already; name another",
+        ),
         (("nowhere", "q", "--quantization", "int8"), "'nowhere' is no folder here"),
         ((str(CAUSAL_LM), "q", "--quantization", "int3"), "'int3' is not one of 'int8', 'int4'"),
         ((str(CAUSAL_LM), "q"), "Missing option '--quantization'"),
