@@ -13,6 +13,7 @@ MODEL = "Model and machine"
 ENDPOINT = "Endpoint"
 ENGINE_FIELDS = (
     "revision",
+    "adapter",
     "tensor_parallel",
     "dtype",
     "quantization",
@@ -62,6 +63,9 @@ class ChatOptions:
     ] = None
     revision: Annotated[
         str | None, _option("Branch, tag or commit of a Hugging Face id.", MODEL)
+    ] = None
+    adapter: Annotated[
+        str | None, _option("A LoRA adapter to merge into the model.", MODEL, metavar="FOLDER")
     ] = None
     tensor_parallel: Annotated[
         int | None, _option("GPUs (or processes) that share the engine.", MODEL, default="1")

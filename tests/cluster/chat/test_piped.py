@@ -61,6 +61,12 @@ def test_each_turn_is_answered_from_all_before_it(chat: Chat, engine: Engine) ->
     assert (finished.status, finished.err) == (0, "")
 
 
+def test_an_adapter_changes_the_answers(chat: Chat) -> None:
+    line = QUESTION.replace("\n", "\\\n") + "\n"
+    adapter = str(DEMO / "adapters" / "upper")
+    assert chat(line, "--model", MODEL, "--adapter", adapter, "-q").out == "LIBS\n"
+
+
 def test_what_was_computed_of_a_chat_is_used_again() -> None:
     model = LocalModel(EngineConfig(checkpoint=MODEL, threads=1, schedule="fcfs", max_sequences=2))
 
