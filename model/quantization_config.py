@@ -70,7 +70,8 @@ def check_device(quantization: Quantization, device_type: str) -> None:
     if quantization == "fp8" and device_type != "cuda":
         raise ParameterError(
             "quantization='fp8' needs a CUDA device of compute capability 8.9 or more (Ada, "
-            f"Hopper), not {device_type}; use 'int8' or 'none'"
+            f"Hopper), not {device_type}; use 'int8' or 'none', and of a checkpoint that is in fp8 "
+            "already the original"
         )
 
 

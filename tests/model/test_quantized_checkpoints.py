@@ -76,6 +76,27 @@ def test_a_quantized_checkpoint_answers_as_the_original_quantized_at_load(
     assert ask(folder, **settings) != at_load
 
 
+@needs_native
+@pytest.mark.parametrize("name", ["int4", "bnb-nf4", "bnb-int8"])
+def test_answers_have_the_same_bits_alone_and_together(folder: Path, name: WeightFormat) -> None:
+    prompts = [random_ids(1 + 3 * n, seed=n) for n in range(20)]
+    params = SamplingParams(max_tokens=4, ignore_eos=True, logprobs=0)
+    config = EngineConfig(
+        checkpoint=str(folder),
+        dtype="bfloat16",
+        kernels="native",
+        attention="native",
+        quantization=name,
+        threads=1,
+        kv_cache_bytes=8 << 20,
+        prefix_caching=False,
+    )
+    with Engine(config) as engine:
+        together = engine.generate(prompts, params)
+        alone = [engine.generate([prompt], params)[0] for prompt in prompts]
+    assert [o.completions for o in together] == [o.completions for o in alone]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4", "bnb-nf4", "bnb-int8"])
 def test_two_ranks(folder: Path, tmp_path: Path, ask: Ask, name: WeightFormat) -> None:
