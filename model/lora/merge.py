@@ -26,15 +26,14 @@ def adapted_config(config: ModelConfig, folder: Path | None) -> ModelConfig:
         folder: of the adapter; None is none.
 
     Raises:
-        CheckpointError: the adapter can't be used.
+        CheckpointError: the adapter can't be used, or the model's weights are quantized already.
     """
     if folder is None:
         return config
     if config.quantization != "none":
         raise CheckpointError(
-            f"an adapter can't be merged into weights that are stored in {config.quantization}: "
-            "use the original checkpoint, or name the adapter in adapters, which are computed "
-            "beside the weights"
+            f"{folder} can't be merged into weights that are in {config.quantization} already: "
+            "keep it beside them (adapters), or merge it into the original and quantize that"
         )
     architecture = read_adapter_config(folder).architecture
     if architecture in (None, config.architecture) or config.architecture != "causal_lm":

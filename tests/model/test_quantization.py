@@ -165,6 +165,9 @@ def test_native_gated_and_no_rows(name: WeightFormat) -> None:
         gated = native.gated(values, name)
         assert error(gated(x), plain.gated(kept, "none")(x.float())) < 2 * BFLOAT16_ERROR
         assert gated(x[:0]).shape == (0, width)
+        halves = gated.halves(x)
+        assert error(halves, x.float() @ kept.T) < BFLOAT16_ERROR
+        assert error(gated.product(halves), gated(x)) < 2 * BFLOAT16_ERROR
     assert gated.nbytes < values.nbytes * 0.8
 
 

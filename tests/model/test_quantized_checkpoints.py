@@ -16,6 +16,7 @@ from model.checkpoint import load
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ParameterError
 from model.gemma2 import Gemma2
+from model.lora import adapted_config
 from model.parallel import TensorParallel
 from model.params import WeightFormat
 from model.quantization import FORMATS
@@ -277,6 +278,14 @@ def test_what_can_not_be_quantized_is_refused_and_nothing_is_left(
     with pytest.raises(ParameterError, match=r"takes 64 inputs .* with 48 on a rank"):
         quantize_checkpoint(odd, tmp_path / "never", "bnb-nf4")
     assert {path.name for path in tmp_path.iterdir()} == {"q", "odd"}
+
+
+def test_an_adapter_is_not_merged_into_what_is_quantized(folder: Path, tmp_path: Path) -> None:
+    quantize_checkpoint(folder, tmp_path / "q", "int8")
+    config = ModelConfig.from_folder(tmp_path / "q")
+    with pytest.raises(CheckpointError, match="can't be merged into weights that are in int8"):
+        adapted_config(config, tmp_path / "adapter")
+    assert adapted_config(config, None) is config
 
 
 def test_another_quantization_than_the_stored_one_is_refused(

@@ -11,14 +11,7 @@ from model.quantization import Weight, format_name, quantized
 
 from .coded import GROUP, PackedCodedLinear, decodes
 from .library import Library, load
-from .packed import (
-    Finish,
-    Packed,
-    PackedGated,
-    PackedInt8Linear,
-    PackedLinear,
-    PackedTable,
-)
+from .packed import Finish, Packed, PackedGated, PackedInt8Linear, PackedLinear, PackedTable
 
 # What the loops step over at a time, without a remainder.
 LANES = 16
@@ -55,7 +48,8 @@ class NativeKernels(Kernels):
         """Pack gate and up side by side, so that their product is taken before it is stored."""
         if not _fits(weight_FD, quantization):
             return self._plain.gated(weight_FD, quantization)
-        return PackedGated(self._library, self._packed(weight_FD, None, quantization, Finish.GEGLU))
+        packed = self._packed(weight_FD, None, quantization, Finish.GEGLU)
+        return PackedGated(self._library, packed)
 
     def _packed(
         self, weight: Weight, bias_N: Tensor | None, quantization: Quantization, finish: Finish
