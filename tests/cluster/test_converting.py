@@ -14,8 +14,8 @@ DEMO = REPOSITORY / "examples" / "demo-model" / "causal-lm"
 def test_readme_original_checkpoints(tmp_path: Path) -> None:
     done = run(shown("Original checkpoints (gemma_pytorch)"), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "original" / "pytorch_model.bin.index.json").is_file()
-    weights = (tmp_path / "back" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "original" / "pytorch_model.bin.index.json").is_file()
+    weights = (tmp_path / "out" / "back" / "model.safetensors").read_bytes()
     assert weights == (DEMO / "model.safetensors").read_bytes()
     assert "original: a Gemma 2 of a size of its own in the layout of gemma-pytorch" in done.stdout
     assert done.stdout.splitlines()[-1] == "libs"
@@ -26,8 +26,8 @@ def test_readme_flax_checkpoints(tmp_path: Path) -> None:
     pytest.importorskip("tensorstore")
     done = run(shown("Flax checkpoints"), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "flax" / "manifest.ocdbt").is_file()
-    weights = (tmp_path / "from-flax" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "flax" / "manifest.ocdbt").is_file()
+    weights = (tmp_path / "out" / "from-flax" / "model.safetensors").read_bytes()
     assert weights == (DEMO / "model.safetensors").read_bytes()
     assert "flax: a Gemma 2 of a size of its own in the layout of flax, bfloat16" in done.stdout
 
