@@ -10,6 +10,7 @@ import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -45,6 +46,7 @@ def hosted(args: ServeArgs, listener: socket.socket) -> Iterator[None]:
     keys, directory = read_keys(args), batch_directory(args)
     serve.start(proxy_location="Disabled")
     prefix = _prefix(listener)
+    patient = True
     try:
         models = model_applications(args)
         deployed = _deployed(prefix, [(f"model-{n}", app) for n, app in enumerate(models.values())])
@@ -54,12 +56,15 @@ def hosted(args: ServeArgs, listener: socket.socket) -> Iterator[None]:
             batches = batch_application(args, handles, directory)
             (worker,) = _deployed(prefix, [(BATCH_WORKER, batches)])
         app = front_door(handles, keys, args.limits, directory, worker, parents=args.parents)
-        with _listening(app, listener, drain_s(args)):
+        with listening(app, listener, drain_s(args)):
             yield
+    except KeyboardInterrupt:
+        patient = False  # a replica would be waited for as long as it has something to answer
+        raise
     finally:
         for name in serve.status().applications:
             if name.startswith(prefix):
-                serve.delete(name)
+                serve.delete(name, _blocking=patient)
 
 
 def _prefix(listener: socket.socket) -> str:
@@ -97,8 +102,12 @@ def _reason(names: Iterable[str]) -> str:
 
 
 @contextmanager
-def _listening(app: FastAPI, listener: socket.socket, patience_s: float) -> Iterator[None]:
-    """Have an application answer inside the block; signals stay with the main thread."""
+def listening(app: FastAPI, listener: socket.socket, patience_s: float) -> Iterator[None]:
+    """Have an application answer inside the block; signals stay with the main thread.
+
+    What is in flight at its end is answered first, for so long at most. Where the block ends with
+    an exception, or one comes while this waits, it is cut off.
+    """
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -113,14 +122,14 @@ def _listening(app: FastAPI, listener: socket.socket, patience_s: float) -> Iter
     thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
     thread.start()
     try:
+        while thread.is_alive() and not server.started:
+            time.sleep(0.01)
         yield
-    finally:
         server.should_exit = True
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            # What is in flight is cancelled, which frees replicas; uvicorn calls that an error.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            server.force_exit = True
-            thread.join()
-            raise
+        thread.join()
+    except BaseException:
+        # What is in flight is cancelled, which frees replicas; uvicorn calls that an error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        server.should_exit = server.force_exit = True
+        thread.join()
+        raise
