@@ -138,11 +138,11 @@ class Endpoint:
             while left:
                 # Whatever has gathered meanwhile goes together: a message costs more than a token.
                 events = [_event(await happened.get())]
-                while not happened.empty():
+                while not (isinstance(events[-1], Failure) or happened.empty()):
                     events.append(_event(happened.get_nowait()))
                 left -= sum(isinstance(event, Ended) for event in events)
                 yield events
-                if any(isinstance(event, Failure) for event in events):
+                if isinstance(events[-1], Failure):
                     return
         finally:
             for pump in pumps:

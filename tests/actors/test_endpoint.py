@@ -90,6 +90,19 @@ def test_what_can_not_be_answered_is_a_failure(
     assert (last.kind, last.code) == ("request", code)
 
 
+def test_nothing_comes_after_a_failure(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what other prompts have brought by the time that it is sent."""
+    failure = Failure("request", "too long")
+
+    async def pump(*arguments: Any) -> None:
+        happened = arguments[-1]
+        happened.put_nowait(failure)
+        happened.put_nowait(Ended(1, 3))
+
+    monkeypatch.setattr(endpoint, "_pump", pump)
+    assert asyncio.run(events_of(endpoint, Call(PROMPTS, (generate(),))))[1:] == [failure]
+
+
 def test_who_is_cancelled_is_aborted(endpoint: Endpoint) -> None:
     finished = endpoint._thread.counters().finished
     call = Call(PROMPTS, (generate(8000),))
