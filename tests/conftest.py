@@ -1,4 +1,5 @@
 import importlib
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -16,6 +17,8 @@ def pytest_configure() -> None:
     usual = settings.get_profile(settings.get_current_profile_name())
     settings.register_profile("patient", usual, deadline=None)
     settings.load_profile("patient")
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
