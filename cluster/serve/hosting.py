@@ -119,17 +119,25 @@ def listening(app: FastAPI, listener: socket.socket, patience_s: float) -> Itera
         timeout_graceful_shutdown=ceil(patience_s),
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
-    thread.start()
+    # Not `join`: where it was interrupted once, Python 3.11 takes the thread for ended.
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            server.run([listener])
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="http", daemon=True).start()
     try:
-        while thread.is_alive() and not server.started:
+        while not (server.started or ended.is_set()):
             time.sleep(0.01)
         yield
         server.should_exit = True
-        thread.join()
+        ended.wait()
     except BaseException:
         # What is in flight is cancelled, which frees replicas; uvicorn calls that an error.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         server.should_exit = server.force_exit = True
-        thread.join()
+        ended.wait()
         raise

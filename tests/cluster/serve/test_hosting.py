@@ -1,7 +1,10 @@
 """The thread that speaks HTTP, without Ray."""
 
 import asyncio
+import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -19,11 +22,16 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def app() -> FastAPI:
     app = FastAPI()
+    app.state.ended = 0
 
     async def ticks(count: int) -> AsyncIterator[str]:
-        for n in range(count):
-            yield f"{n}\n"
-            await asyncio.sleep(0.01)
+        try:
+            for n in range(count):
+                yield f"{n}\n"
+                await asyncio.sleep(0.01)
+        finally:
+            time.sleep(0.2)  # noqa: ASYNC251 - what is cancelled may not wait
+            app.state.ended += 1
 
     @app.get("/{count}")
     async def stream(count: int) -> StreamingResponse:
@@ -60,3 +68,14 @@ def test_an_interrupt_in_the_block_cuts_it_off(app: FastAPI, listener: socket.so
         assert time.monotonic() - began < PATIENCE_S / 4
         with pytest.raises(httpx.TransportError):
             list(lines)
+
+
+def test_an_interrupt_while_it_waits_cuts_it_off(app: FastAPI, listener: socket.socket) -> None:
+    """And lets that come to its end: who comes after takes away what it needs for that."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with suppress(KeyboardInterrupt), listening(app, listener, PATIENCE_S):
+            stream = client.send(client.build_request("GET", "/100000"), stream=True)
+            lines = stream.iter_lines()
+            assert next(lines) == "0"
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert app.state.ended == 1
