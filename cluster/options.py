@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.errors import GemmarayError
-from model.params import Device, Quantization, named_paths
+from model.params import Quantization, named_paths
+
+from .engine_options import MODEL, Adapter, ComputeIn, ComputeOn, Revision, option
 
 STANDARD_STREAM = "-"
 LINE = "line"  # what the only column of standard input is called
@@ -52,23 +54,12 @@ MAX_ERROR_RATE = (
 )
 
 
-def _option(text: str, *names: str, panel: str, default: str = "", metavar: str = "") -> Any:
-    """Describe an option whose default (None) leaves the choice to the job."""
-    return typer.Option(
-        *names,
-        help=text,
-        rich_help_panel=panel,
-        show_default=default or False,
-        metavar=metavar or None,
-    )
-
-
-_prompt = functools.partial(_option, panel="Prompts")
-_output = functools.partial(_option, panel="Output")
-_model = functools.partial(_option, panel="Model and machine")
-_s3 = functools.partial(_option, panel="S3")
-_sampling = functools.partial(_option, panel="Sampling")
-_form = functools.partial(_option, panel="Form of the answer")
+_prompt = functools.partial(option, panel="Prompts")
+_output = functools.partial(option, panel="Output")
+_model = functools.partial(option, panel=MODEL)
+_s3 = functools.partial(option, panel="S3")
+_sampling = functools.partial(option, panel="Sampling")
+_form = functools.partial(option, panel="Form of the answer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +134,11 @@ class JobOptions(S3Options):
         str,
         typer.Option(
             help="A checkpoint folder, a Hugging Face id, or s3://bucket/prefix.",
-            rich_help_panel="Model and machine",
+            rich_help_panel=MODEL,
         ),
     ]
-    revision: Annotated[str | None, _model("Branch, tag or commit of a Hugging Face id.")] = None
-    adapter: Annotated[
-        str | None,
-        _model("A LoRA adapter to merge into the model.", metavar="FOLDER"),
-    ] = None
+    revision: Revision = None
+    adapter: Adapter = None
     adapters: Annotated[
         str | None,
         _model("LoRA adapters to choose from by row.", metavar="NAME=FOLDER,..."),
@@ -214,23 +202,14 @@ class JobOptions(S3Options):
         int | None, _model("GPUs (or processes) that share one engine.", default="1")
     ] = None
     # Not a choice of these: float16 gets the job's own answer, which says why it is refused.
-    dtype: Annotated[
-        str | None,
-        _model(
-            "Of weights, activations and KV cache.",
-            default="auto: what the checkpoint says",
-            metavar="auto|bfloat16|float32",
-        ),
-    ] = None
+    dtype: ComputeIn = None
     quantization: Annotated[
         Quantization | None,
         _model(
             "The layers' weights in eight or four bits; see docs/quantization.md.", default="none"
         ),
     ] = None
-    device: Annotated[
-        Device | None, _model("Where it computes.", default="auto: CUDA where there is any")
-    ] = None
+    device: ComputeOn = None
     max_model_len: Annotated[
         int | None,
         _model("Longest prompt plus answer, in tokens.", default="what the model allows"),

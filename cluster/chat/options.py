@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.engine_options import MODEL, Adapter, ComputeIn, ComputeOn, Revision, option
 from cluster.options import Quiet, Sampling, UsageError, given
-from model.params import Device, Quantization
+from model.params import Quantization
 
-MODEL = "Model and machine"
 ENDPOINT = "Endpoint"
 ENGINE_FIELDS = (
     "revision",
@@ -22,38 +22,32 @@ ENGINE_FIELDS = (
 )
 
 
-def _option(text: str, panel: str, *, default: str = "", metavar: str = "") -> Any:
-    return typer.Option(
-        help=text, rich_help_panel=panel, show_default=default or False, metavar=metavar or None
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class ChatOptions:
     """Who answers."""
 
     model: Annotated[
         str | None,
-        _option(
+        option(
             "A checkpoint folder, a Hugging Face id, or s3://bucket/prefix; with --url, the name "
             "of a model there.",
-            MODEL,
+            panel=MODEL,
             default="with --url: the only one",
         ),
     ] = None
     url: Annotated[
         str | None,
-        _option(
+        option(
             "An endpoint that speaks OpenAI's API, as in http://host:8000/v1, instead of an "
             "engine here.",
-            ENDPOINT,
+            panel=ENDPOINT,
         ),
     ] = None
     api_key_file: Annotated[
         Path | None,
-        _option(
+        option(
             "A file that holds the key for --url, and nothing else.",
-            ENDPOINT,
+            panel=ENDPOINT,
             default="GEMMARAY_API_KEY or OPENAI_API_KEY",
             metavar="FILE",
         ),
@@ -61,34 +55,20 @@ class ChatOptions:
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Goes before the first message.")
     ] = None
-    revision: Annotated[
-        str | None, _option("Branch, tag or commit of a Hugging Face id.", MODEL)
-    ] = None
-    adapter: Annotated[
-        str | None, _option("A LoRA adapter to merge into the model.", MODEL, metavar="FOLDER")
-    ] = None
+    revision: Revision = None
+    adapter: Adapter = None
     tensor_parallel: Annotated[
-        int | None, _option("GPUs (or processes) that share the engine.", MODEL, default="1")
+        int | None, option("GPUs (or processes) that share the engine.", panel=MODEL, default="1")
     ] = None
-    dtype: Annotated[
-        str | None,
-        _option(
-            "Of weights, activations and KV cache.",
-            MODEL,
-            default="auto: what the checkpoint says",
-            metavar="auto|bfloat16|float32",
-        ),
-    ] = None
+    dtype: ComputeIn = None
     quantization: Annotated[
         Quantization | None,
-        _option("Weights of the layers in fewer bits.", MODEL, default="none"),
+        option("Weights of the layers in fewer bits.", panel=MODEL, default="none"),
     ] = None
-    device: Annotated[
-        Device | None, _option("Where it computes.", MODEL, default="auto: CUDA where there is any")
-    ] = None
+    device: ComputeOn = None
     max_model_len: Annotated[
         int | None,
-        _option("Longest chat, in tokens.", MODEL, default="what the model allows"),
+        option("Longest chat, in tokens.", panel=MODEL, default="what the model allows"),
     ] = None
     quiet: Quiet = False
 
@@ -123,9 +103,9 @@ class ChatSampling(Sampling):
 
     max_tokens: Annotated[
         int | None,
-        _option("Tokens of an answer at most.", "Sampling", default="all there is room for"),
+        option("Tokens of an answer at most.", panel="Sampling", default="all there is room for"),
     ] = None
     seed: Annotated[
         int | None,
-        _option("Fixes what is drawn for each answer.", "Sampling", default="drawn anew"),
+        option("Fixes what is drawn for each answer.", panel="Sampling", default="drawn anew"),
     ] = None
