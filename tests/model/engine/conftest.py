@@ -9,6 +9,7 @@ from model import Engine, EngineConfig
 from model.engine.watchdog import OnStuck
 from tests.model.helpers import oracle
 from tests.model.tokenizer_fixture import write_tokenizer
+from tests.model.watched import watched
 from tests.model.ways import Way
 
 MakeEngine = Callable[..., Engine]
@@ -60,15 +61,7 @@ def make(folders: dict[str, Path]) -> Iterator[MakeEngine]:
         settings = {"dtype": "float32", "page_size": 4, "max_batch_tokens": 32, "threads": 1}
         settings |= {"max_sequences": 32, "kv_cache_bytes": 64 << 20, **changes}
         config = EngineConfig(checkpoint=str(folders[name]), **settings)
-        engine = Engine(config, on_stuck=on_stuck)
-        unchecked = engine.step
-
-        def step() -> Any:
-            updates = unchecked()
-            engine.check_integrity()
-            return updates
-
-        engine.step = step  # type: ignore[method-assign]
+        engine = watched(Engine(config, on_stuck=on_stuck))
         engines.append(engine)
         return engine
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from model import Engine, EngineConfig
+from tests.model.watched import watched
 
 MakeEngine = Callable[..., Engine]
 
@@ -17,15 +18,7 @@ def make() -> Iterator[MakeEngine]:
     def build(folder: Path, **changes: Any) -> Engine:
         settings = {"dtype": "float32", "page_size": 4, "max_batch_tokens": 32, "threads": 1}
         settings |= {"max_sequences": 32, "kv_cache_bytes": 16 << 20, **changes}
-        engine = Engine(EngineConfig(checkpoint=str(folder), **settings))
-        unchecked = engine.step
-
-        def step() -> Any:
-            updates = unchecked()
-            engine.check_integrity()
-            return updates
-
-        engine.step = step  # type: ignore[method-assign]
+        engine = watched(Engine(EngineConfig(checkpoint=str(folder), **settings)))
         engines.append(engine)
         return engine
 
